@@ -1,0 +1,287 @@
+"""Measure models side by side: quality, bytes, milliseconds, each with its uncertainty. Or label new texts.
+
+    python evaluate.py runs/demo/* --data demo --out runs/report
+    python evaluate.py predict --model runs/demo/student "not a fan of the new app, sadly"
+    python evaluate.py predict --model runs/demo/student --input tweets.csv --text text --out labels.jsonl
+
+The rules of the table (they are what makes a difference believable):
+- the test split is touched here and nowhere else; without a labelled test file the validation texts are scored,
+  and the table says so;
+- size is the file's bytes; times are medians of runs in which the models take turns, on real texts without
+  padding to a maximum, tokenisation apart;
+- every difference from the baseline comes with a paired bootstrap interval (in points of macro-F1) and
+  McNemar's exact p-value. An interval that contains 0 means: these texts cannot tell the two apart.
+"""
+
+import json
+import os
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import precision_recall_fscore_support
+
+from data_utils import batches
+from file_utils import read_json, write_json
+from measure_utils import count_parameters, file_bytes, hardware, hardware_line, time_interleaved
+from model_utils import load_model
+from report_utils import (
+    confusion_matrix,
+    macro_f1,
+    mcnemar,
+    paired_bootstrap,
+    per_class_table,
+    plot_confusions,
+    plot_histories,
+    plot_scores,
+    table,
+    write_csv,
+)
+from table_utils import read_texts
+from train_utils import add_common_flags, open_data, parser_for, pick_device, positive_int, predict, run_script, scores
+
+# ---------------------------------------------------------------------------------------------------------
+# The report
+# ---------------------------------------------------------------------------------------------------------
+
+def model_folders(names):
+    """The model folders among the names; others (a shell's runs/* names everything) are passed over with a line."""
+    folders = [name.rstrip("/") for name in names if (Path(name) / "config.json").exists()]
+    for name in names:
+        if not Path(name).exists():
+            raise FileNotFoundError(f"{name}: no such folder; train a model first: python train.py --help")
+        if name.rstrip("/") not in folders:
+            print(f"{name} is no model folder: passed over")
+    if not folders:
+        raise ValueError("none of these is a model folder (config.json, model.safetensors, tokenizer.json)")
+    return folders
+
+
+def quality(logits, labels, label_names):
+    """Scores, per-class scores and confusion matrix of logits (N, classes)."""
+    predicted = logits.argmax(-1).numpy()
+    ids = range(len(label_names))
+    precision, recall, f1, texts = precision_recall_fscore_support(labels, predicted, labels=ids, zero_division=0)
+    return {**{k.replace("validation_", ""): v for k, v in scores(logits, labels).items()},
+            "per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
+                                 "texts": int(texts[i])} for i, name in enumerate(label_names)},
+            "confusion": confusion_matrix(labels, predicted, len(label_names)).tolist()}
+
+
+def latencies(models, ids, pad_ids, batch_size, count, device):
+    """Milliseconds per batch, the models taking turns on the same texts.
+
+    models, ids, pad_ids: {name: ...}; ids[name] are the token ids of all texts, in the same order for each.
+    count batches of `batch_size` texts of like length, spread over all lengths, are timed once each after a
+    warm-up. Returns {name: (count,)}.
+    """
+    order = np.argsort([len(row) for row in next(iter(ids.values()))], kind="stable")
+    starts = np.linspace(0, max(0, len(order) - batch_size), count).astype(int)
+    times = {name: [] for name in models}
+    for warm_up, start in [(True, starts[count // 2])] * 3 + [(False, start) for start in starts]:
+        rows = order[start:start + batch_size]
+        calls = {}
+        for name, model in models.items():
+            batch = next(iter(batches([ids[name][i] for i in rows], None, batch_size, pad_ids[name]))).to(device)
+            calls[name] = lambda model=model, batch=batch: model(batch.input_ids, batch.attention_mask)
+        with torch.inference_mode():
+            for name, values in time_interleaved(calls, repeats=3, warmup=1).items():
+                if not warm_up:
+                    times[name].append(np.median(values))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def report(args):
+    device = pick_device(args.device)
+    folders = model_folders(args.models)
+    models, tokenizers, runs = {}, {}, {}
+    for folder in folders:
+        name = Path(folder).name if len({Path(f).name for f in folders}) == len(folders) else folder
+        models[name], tokenizers[name] = load_model(folder)
+        on_cpu = models[name].config.stored_forms
+        models[name].to("cpu" if on_cpu else device)
+        runs[name] = (folder, read_json(Path(folder) / "run.json") if (Path(folder) / "run.json").exists() else {})
+    label_names = next(iter(models.values())).config.label_names
+    data = open_data(args, label_names)
+    for name, model in models.items():
+        if model.config.label_names != label_names:
+            raise ValueError(f"{name} has the labels {', '.join(model.config.label_names)}, the first model "
+                             f"{', '.join(label_names)}: evaluate models of one task at a time")
+    split, split_name = (data.test, "test") if data.test else (data.validation, "validation")
+    labels = np.array(split.labels)
+    where = f"{len(split):,} {split_name} texts of {data.name}"
+    if data.test is None:
+        where += " (there is no labelled test file; the models were chosen on these texts, so scores are a little kind)"
+    print(f"scoring {len(models)} models on {where}")
+
+    ids, tokenisation, logits = {}, {}, {}
+    for name, model in models.items():
+        start = time.perf_counter()
+        ids[name] = tokenizers[name](split.texts, min(args.max_length, model.config.max_length))
+        tokenisation[name] = 1e6 * (time.perf_counter() - start) / len(split)
+        logits[name] = predict(model, ids[name], args.batch_size, tokenizers[name].pad_id)
+    pad_ids = {name: tokenizer.pad_id for name, tokenizer in tokenizers.items()}
+    print("timing, the models in turn ...")
+    one = latencies(models, ids, pad_ids, 1, args.timed, device)
+    many = latencies(models, ids, pad_ids, 32, max(4, args.timed // 8), device)
+
+    sizes = {name: file_bytes(folder) for name, (folder, _) in runs.items()}
+    baseline = args.baseline or max(sizes, key=lambda name: sizes[name]["model"])
+    if baseline not in models:
+        raise ValueError(f"--baseline {baseline} is not one of {', '.join(models)}")
+    results = []
+    for name in models:
+        predicted, reference = logits[name].argmax(-1).numpy(), logits[baseline].argmax(-1).numpy()
+        row = {"name": name, "is_baseline": name == baseline, "split": split_name, "texts": len(split),
+               "parameters": count_parameters(models[name]), "bytes": sizes[name]["model"],
+               "bytes_mb": sizes[name]["model"] / 1e6,
+               "tokenizer_bytes": sizes[name]["tokenizer"], **quality(logits[name], labels, label_names)}
+        row["difference"] = row["macro_f1"] - macro_f1(confusion_matrix(labels, reference, len(label_names)))
+        row["low"], row["high"] = paired_bootstrap(labels, predicted, reference, len(label_names), args.bootstrap)
+        # Against an all-correct "baseline" the paired interval is that of the score itself, less 1.
+        low, high = paired_bootstrap(labels, predicted, labels, len(label_names), args.bootstrap)
+        row["f1_low"], row["f1_high"] = 1 + low, 1 + high
+        row["p_value"] = mcnemar(labels, predicted, reference)
+        row["same_label_as_baseline"] = float((predicted == reference).mean())
+        for batch, times in ((1, one), (32, many)):
+            row |= {f"ms_{batch}": float(np.median(times[name])),
+                    f"ms_{batch}_p95": float(np.quantile(times[name], 0.95)),
+                    f"speedup_{batch}": float(np.median(times[baseline] / times[name]))}
+        row["texts_per_second"] = 32000 / row["ms_32"]
+        row["tokenisation_us"] = tokenisation[name]
+        row["answers_one_class"] = bool(len(set(predicted.tolist())) == 1)
+        results.append(row)
+
+    results.sort(key=lambda row: (not row["is_baseline"], -row["bytes"]))
+    write_report(results, label_names, where, {n: run.get("history") for n, (_, run) in runs.items()}, args)
+    for row in results:
+        folder = Path(runs[row["name"]][0])
+        write_json({"data": data.name, "fingerprint": data.fingerprint, "hardware": hardware(), **row},
+                   folder / "metrics.json")
+
+
+def notes(results, where):
+    """What a reader must know beside the table."""
+    lines = [f"{where}.", f"Times: {hardware_line()}; models in turn, medians; tokenisation apart "
+             f"({results[0]['tokenisation_us']:.0f} µs a text)."]
+    for row in results:
+        if row["answers_one_class"]:
+            lines.append(f"WARNING: {row['name']} answers one class for every text.")
+        if not row["is_baseline"] and row["speedup_1"] < 1 and row["speedup_32"] < 1:
+            lines.append(f"{row['name']} is slower than the baseline on this machine.")
+        if not row["is_baseline"] and row["low"] <= 0 <= row["high"]:
+            lines.append(f"{row['name']}: these texts cannot tell its score from the baseline's.")
+    return lines
+
+
+def write_report(results, label_names, where, histories, args):
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    text = table(results)
+    remarks = notes(results, where)
+    write_csv(results, out / "results.csv")
+    pictures = {"score_size.png": "Score against size", "score_latency.png": "Score against latency",
+                "confusion.png": "Confusion matrices"}
+    plot_scores(results, "bytes_mb", "MB of model.safetensors", out / "score_size.png")
+    plot_scores(results, "ms_1", "ms for one text", out / "score_latency.png")
+    plot_confusions(results, label_names, out / "confusion.png")
+    if histories := {name: history for name, history in histories.items() if history}:
+        plot_histories(histories, out / "training.png")
+        pictures["training.png"] = "Training curves"
+    page = ["# Results", "", text, "", *(f"- {line}" for line in remarks), "", "## F1 by class", "",
+            per_class_table(results, label_names), ""]
+    page += [f"![{title}]({name})" for name, title in pictures.items()]
+    (out / "results.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    print("\n" + text + "\n")
+    print("\n".join(remarks))
+    print(f"{out}: results.md, results.csv, {', '.join(pictures)}")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# predict: label new texts
+# ---------------------------------------------------------------------------------------------------------
+
+def answers(model, tokenizer, rows, batch_size, max_length):
+    """One dictionary a row, in order: {"label", "probabilities"}, or {"error"} for a row that is no text.
+
+    rows: (row, text, problem) as read_texts yields them. Read in chunks, so any size fits into memory.
+    """
+    names = model.config.label_names
+    rows = iter(rows)
+    while chunk := list(islice(rows, 64 * batch_size)):
+        texts = [text for _, text, problem in chunk if problem is None]
+        ids = tokenizer(texts, min(max_length, model.config.max_length))
+        probabilities = iter(predict(model, ids, batch_size, tokenizer.pad_id).softmax(-1).tolist())
+        for _, _, problem in chunk:
+            if problem is not None:
+                yield {"error": problem}
+                continue
+            row = next(probabilities)
+            yield {"label": names[int(np.argmax(row))],
+                   "probabilities": {name: round(p, 6) for name, p in zip(names, row, strict=True)}}
+
+
+def predict_texts(args):
+    model, tokenizer = load_model(args.model)
+    if not model.config.stored_forms:
+        model.to(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    if args.texts and args.input:
+        raise ValueError("give texts or --input FILE, not both")
+    if not args.texts and not args.input and sys.stdin.isatty():
+        raise ValueError("nothing to label: give texts, --input FILE, or lines on standard input")
+    rows = ((i, text, None) for i, text in enumerate(args.texts)) if args.texts else read_texts(args.input, args.text)
+    temporary = Path(args.out).with_name(f".{Path(args.out).name}.{os.getpid()}.tmp") if args.out else None
+    out, bad = open(temporary, "w", encoding="utf-8") if temporary else sys.stdout, 0
+    try:
+        for answer in answers(model, tokenizer, rows, args.batch_size, args.max_length):
+            bad += "error" in answer
+            out.write(json.dumps(answer, ensure_ascii=not args.out) + "\n")
+        out.flush()
+        if temporary:
+            out.close()
+            os.replace(temporary, args.out)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        if temporary:
+            out.close()
+            temporary.unlink(missing_ok=True)
+    if bad:
+        print(f"{bad} rows were no text and have an \"error\" in place of a label", file=sys.stderr)
+
+
+def parse_args(argv=None):
+    argv = sys.argv[1:] if argv is None else [str(arg) for arg in argv]
+    parser = parser_for(__doc__)
+    if argv[:1] == ["predict"]:
+        parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label")
+        parser.add_argument("--model", required=True, help="a model folder or a Hub id")
+        parser.add_argument("--input", help="a CSV / TSV / JSONL file, or one text a line; default: standard input")
+        parser.add_argument("--text", help="the column of the text in --input (default: guessed)")
+        parser.add_argument("--out", help="the JSONL file to write (default: standard output)")
+        parser.add_argument("--batch-size", type=positive_int, default=32)
+        parser.add_argument("--max-length", type=positive_int, default=128, help="tokens kept of a text")
+        parser.add_argument("--device", default="auto")
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        args = parser.parse_args(argv[1:])
+        return args, predict_texts
+    parser.add_argument("models", nargs="+", metavar="FOLDER", help="model folders; others are passed over")
+    parser.add_argument("--out", required=True, help="the folder for results.md, results.csv and the pictures")
+    parser.add_argument("--baseline", help="the model that the others are compared with (default: the largest file)")
+    parser.add_argument("--timed", type=positive_int, default=64,
+                        help="texts timed at batch 1; an eighth as many batches of 32")
+    parser.add_argument("--bootstrap", type=positive_int, default=2000, help="draws of the paired bootstrap")
+    add_common_flags(parser)
+    return parser.parse_args(argv), report
+
+
+def main(argv=None):
+    args, action = parse_args(argv)
+    action(args)
+
+
+if __name__ == "__main__":
+    run_script(main)

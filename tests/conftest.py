@@ -1,0 +1,48 @@
+"""Small models and tokenizers that every test can afford. Nothing here reaches for the network."""
+
+import os
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants the Hub protocol talks to tests/hub_server.py
+
+from model_utils import Encoder, EncoderConfig, init_weights
+from text_utils import train_wordpiece
+
+LABELS = ["negative", "neutral", "positive"]
+TEXTS = ["the train is late again", "what a lovely day for a long walk", "anyone know when the shop opens?",
+         "not a good phone :(", "I love this film so much", "the bus leaves at nine"]
+
+
+def small_config(family="bert", layers=3, heads=4, neurons=24, **changes):
+    """A model of a few thousand numbers, with heads of size 8."""
+    return EncoderConfig(**{
+        "family": family, "vocab_size": 60, "hidden_size": 8 * heads, "head_size": 8,
+        "heads_per_layer": [heads] * layers, "neurons_per_layer": [neurons] * layers,
+        "max_position_embeddings": 40, "type_vocab_size": {"bert": 2, "roberta": 1, "distilbert": 0}[family],
+        "pad_token_id": 1 if family == "roberta" else 0, "label_names": LABELS} | changes)
+
+
+def random_model(seed=0, std=0.3, **options):
+    """Random weights far from zero, so that a wrong mask or a lost tensor shows in the logits."""
+    torch.manual_seed(seed)
+    model = init_weights(Encoder(small_config(**options)), std=std)
+    for tensor in model.parameters():  # biases and norms too: their initial 0 and 1 would hide mistakes
+        if tensor.dim() == 1:
+            tensor.data += 0.3 * torch.randn_like(tensor)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_wordpiece(TEXTS, vocab_size=60)
+
+
+@pytest.fixture(scope="session")
+def padded_batch():
+    """(input_ids, attention_mask): four texts of 9, 7, 4 and 2 tokens, padded to 9. No token is a pad token."""
+    torch.manual_seed(1)
+    lengths = torch.tensor([9, 7, 4, 2])
+    attention_mask = (torch.arange(9)[None] < lengths[:, None]).long()
+    return torch.randint(5, 60, (4, 9)) * attention_mask, attention_mask

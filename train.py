@@ -1,0 +1,95 @@
+"""Fine-tune a text classifier, or train one from scratch.
+
+The idea is the plainest one there is: minimise the cross-entropy between the model's prediction and the label,
+
+    loss = -log softmax(logits)[label]
+
+starting from weights that already know the language (Devlin et al. 2019, arXiv:1810.04805). What a fine-tuning
+run needs beside the loop is in train_utils.py: AdamW with warm-up and linear decay, clipping, and keeping the
+weights of the epoch with the best validation macro-F1. Batches hold texts of like length, so little is padding.
+
+    python train.py --data demo --model scratch:layers=4,hidden=128 --lr 1e-3 --epochs 8 --out runs/demo/teacher
+    python train.py --data tweet_sentiment_extraction --model sentence-transformers/all-MiniLM-L6-v2 \\
+        --lr 1e-4 --epochs 2 --out runs/tweets/teacher
+"""
+
+import math
+
+import torch.nn.functional as F
+from data_utils import batches
+
+from model_utils import check_out, save_model
+from train_utils import (
+    Optimizer,
+    TrainingLog,
+    add_common_flags,
+    add_training_flags,
+    autocast,
+    encode,
+    open_data,
+    open_model,
+    parser_for,
+    pick_device,
+    predict,
+    provenance,
+    run_script,
+    scores,
+    seed_everything,
+)
+
+
+def parse_args(argv=None):
+    parser = parser_for(__doc__)
+    parser.add_argument("--model", required=True,
+                        help="a model folder, a Hub id (org/name or org/name@revision), or scratch:layers=4,hidden=256")
+    parser.add_argument("--out", required=True, help="the model folder to write")
+    parser.add_argument("--new-head", action="store_true", help="replace the classification head that is there")
+    parser.add_argument("--tokenizer", help="take the tokenizer from this folder or Hub id instead")
+    parser.add_argument("--cleaning", choices=["none", "cardiff", "bertweet"],
+                        help="how tweets are cleaned (default: as the model was pretrained)")
+    add_training_flags(parser, epochs=3, lr=5e-5)
+    add_common_flags(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None, after_epoch=None):
+    """after_epoch(epoch, scores), if given, is called after each epoch and may raise to stop (search.py)."""
+    args = parse_args(argv)
+    check_out(args.out)
+    device = pick_device(args.device)
+    seed_everything(args.seed)
+    data = open_data(args)
+    model, tokenizer, data = open_model(args.model, data, args, new_head=args.new_head,
+                                        tokenizer_name=args.tokenizer, cleaning=args.cleaning)
+    model.to(device)
+    train_ids, val_ids = (encode(tokenizer, split, args, model) for split in (data.train, data.validation))
+
+    batches_per_epoch = math.ceil(len(train_ids) / args.batch_size)
+    optimizer = Optimizer(model, args, num_batches=args.epochs * batches_per_epoch)
+    log = TrainingLog(model, args, after_epoch)
+    for epoch in log.epochs():
+        model.train()
+        shuffled = batches(train_ids, data.train.labels, args.batch_size, tokenizer.pad_id,
+                           shuffle_seed=args.seed + epoch)
+        for batch in log.progress(shuffled, total=batches_per_epoch):
+            batch = batch.to(device)
+            with autocast(device, args.bf16):
+                logits = model(batch.input_ids, batch.attention_mask)
+                loss = F.cross_entropy(logits, batch.labels)
+            loss.backward()
+            optimizer.step(loss)
+            log.batch(loss)
+        log.add(epoch, scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels))
+    log.restore_best()
+
+    logits = predict(model, val_ids, args.batch_size, tokenizer.pad_id)
+    validation = scores(logits, data.validation.labels)
+    save_model(model, tokenizer, args.out, provenance(
+        "train.py", args, argv, parent=args.model, data=data, history=log.history, validation=validation))
+    log.finish(logits, data.validation.labels, data.label_names)
+    print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}\n"
+          f"next: python prune.py --model {args.out} --data {args.data} --out {args.out}-pruned --heads 0.5 --ffn 0.5")
+
+
+if __name__ == "__main__":
+    run_script(main)
