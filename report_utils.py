@@ -6,9 +6,6 @@ import os
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")  # no screen needed
-
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import binomtest
@@ -82,8 +79,8 @@ def table(results):
     widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
 
     def line(row):
-        padded = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        return "| " + " | ".join(padded) + " |"
+        padded = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        return "| " + " | ".join([row[0].ljust(widths[0]), *padded[1:]]) + " |"
     rule = "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
@@ -92,7 +89,7 @@ def per_class_table(results, label_names):
     """F1 of each class for each model, and how many texts the class has."""
     lines = ["| class | texts | " + " | ".join(row["name"] for row in results) + " |",
              "|---|---:|" + "---:|" * len(results)]
-    for i, name in enumerate(label_names):
+    for name in label_names:
         f1 = [f"{row['per_class'][name]['f1']:.4f}" for row in results]
         lines.append(f"| {name.replace('|', chr(92) + '|')} | {results[0]['per_class'][name]['texts']:,} | "
                      + " | ".join(f1) + " |")
@@ -115,8 +112,14 @@ def write_csv(results, path):
 # ---------------------------------------------------------------------------------------------------------
 
 def save_figure(figure, path):
+    """Write a picture and forget the figure."""
     figure.savefig(path, dpi=130, bbox_inches="tight")
     plt.close(figure)
+
+
+def new_figure(*args, **options):
+    plt.switch_backend("Agg")  # draws into files and needs no screen
+    return plt.subplots(*args, **options)
 
 
 def colours(results):
@@ -125,7 +128,7 @@ def colours(results):
 
 def plot_scores(results, key, xlabel, path):
     """Macro-F1 with its own 95 % interval against a cost, one point a model: up and to the left is better."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    figure, axes = new_figure(figsize=(7, 4.2))
     for row, colour in zip(results, colours(results), strict=True):
         axes.errorbar(row[key], row["macro_f1"], yerr=[[row["macro_f1"] - row["f1_low"]],
                                                        [row["f1_high"] - row["macro_f1"]]],
@@ -144,7 +147,7 @@ def plot_confusions(results, label_names, path):
     columns = min(3, len(results))
     rows = math.ceil(len(results) / columns)
     size = max(3.2, 0.34 * len(label_names))
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * size), squeeze=False,
+    figure, axes = new_figure(rows, columns, figsize=(columns * size, rows * size), squeeze=False,
                                 layout="constrained")
     for ax in axes.flat[len(results):]:
         ax.axis("off")
@@ -168,7 +171,7 @@ def plot_confusions(results, label_names, path):
 
 def plot_histories(histories, path):
     """Training loss and validation macro-F1 against the epoch, one line a model: {name: history of run.json}."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (left, right) = new_figure(1, 2, figsize=(10, 3.8), layout="constrained")
     for (name, history), colour in zip(histories.items(), colours(histories), strict=True):
         epochs = range(1, len(history) + 1)
         left.plot(epochs, [row["loss"] for row in history], "o-", color=colour, label=name)

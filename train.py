@@ -16,8 +16,8 @@ weights of the epoch with the best validation macro-F1. Batches hold texts of li
 import math
 
 import torch.nn.functional as F
-from data_utils import batches
 
+from data_utils import batches
 from model_utils import check_out, save_model
 from train_utils import (
     Optimizer,

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data_utils import align_labels, batches, load_dataset, take
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
+from data_utils import align_labels, batches, load_dataset, take
 from hub_utils import repository
 from measure_utils import hardware
 from model_utils import load_model, model_from_scratch
@@ -387,4 +387,4 @@ def provenance(script, args, argv, parent=None, data=None, **more):
     return run | more | {
         "hardware": hardware(), "versions": {"python": platform.python_version(),
                                              **{name: version(name) for name in packages}},
-        "commit": git_commit(), "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+        "commit": git_commit(), "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}

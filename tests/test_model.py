@@ -113,7 +113,7 @@ def test_sharded_and_pickled_weights_give_the_same_logits(hf_folder, padded_batc
     (folder / "pytorch_model.bin").unlink()
     names = sorted(tensors)
     weight_map = {}
-    for shard, part in (("model-00001-of-00002.safetensors", names[::2]), ("model-00002-of-00002.safetensors", names[1::2])):
+    for shard, part in (("model-1-of-2.safetensors", names[::2]), ("model-2-of-2.safetensors", names[1::2])):
         save_file({name: tensors[name] for name in part}, folder / shard)
         weight_map |= dict.fromkeys(part, shard)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
@@ -252,6 +252,16 @@ def test_folder_that_is_not_ours_is_never_written_into(tmp_path, tokenizer):
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
+def die_at(moment):
+    """An audit hook that lets `moment` file operations pass and ends the process at the next one."""
+    count = iter(range(moment))
+
+    def hook(event, _):
+        if event.split(".")[0] in ("open", "os", "shutil", "ctypes") and next(count, None) is None:
+            os._exit(9)
+    return hook
+
+
 def test_a_kill_at_any_file_operation_leaves_the_old_folder_or_the_new_one(tmp_path, tokenizer):
     """Child processes save a second model over a first; the n-th one dies, as by kill -9, at file operation n."""
     models = [random_model(seed=0), random_model(seed=1)]
@@ -260,9 +270,7 @@ def test_a_kill_at_any_file_operation_leaves_the_old_folder_or_the_new_one(tmp_p
     for moment in range(200):
         child = os.fork()
         if child == 0:
-            count = iter(range(moment))
-            sys.addaudithook(lambda event, _: event.split(".")[0] in ("open", "os", "shutil", "ctypes")
-                             and next(count, None) is None and os._exit(9))
+            sys.addaudithook(die_at(moment))
             save_model(models[1], tokenizer, tmp_path / "m", run={"n": 1})
             os._exit(0)
         _, status = os.waitpid(child, 0)
