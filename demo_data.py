@@ -9,8 +9,9 @@ Three classes: negative, neutral, positive. The texts are built so that *countin
     anyone know if the film was great?                    neutral:  nobody has judged anything yet
 
 With seed 0 a bag of words reaches 0.78 macro-F1, and 0.86 with word pairs; a 4-layer encoder of width 128,
-trained from scratch (lr 6e-4, weights drawn with std 0.05), passes 0.92 in its third epoch. Two per cent of the labels are wrong, in every split, as in any
-data that people labelled: nobody can score much above 0.98, and a model that does has seen the answers.
+trained from scratch (lr 6e-4, weights drawn with std 0.05), passes 0.92 in its third or fourth epoch. Two per
+cent of the labels are wrong, in every split, as in any data that people labelled: nobody can score much above
+0.98, and a model that does has seen the answers.
 
     from demo_data import generate
     for text, label in generate(seed=0)["train"][:10]: print(label, "|", text)

@@ -517,7 +517,8 @@ def model_from_scratch(recipe, texts, label_names):
         neurons_per_layer=[size["ffn"] or 4 * size["hidden"]] * size["layers"],
         max_position_embeddings=size["positions"], pad_token_id=tokenizer.pad_id,
         label_names=list(label_names))
-    return init_weights(Encoder(config)).eval(), tokenizer
+    # 1 / sqrt(3 hidden) is BERT's 0.02 at BERT's width of 768; a narrow model needs larger numbers to learn.
+    return init_weights(Encoder(config), std=(3 * size["hidden"]) ** -0.5).eval(), tokenizer
 
 
 # ---------------------------------------------------------------------------------------------------------

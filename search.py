@@ -17,6 +17,7 @@ import contextlib
 import shlex
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -131,7 +132,9 @@ def draw(study, out):
     if len([t for t in study.trials if t.state == TrialState.COMPLETE]) > 2:
         pictures["importances.png"] = plots.plot_param_importances
     for name, plot in pictures.items():
-        plot(study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # optuna calls its own plots experimental, matplotlib an axis of one value odd
+            plot(study)
         figure = plt.gcf()
         if name == "slices.png":
             figure.set_size_inches(3.2 * max(2, len(figure.axes) - 1), 4)

@@ -191,7 +191,7 @@ def autocast(device, bf16=None):
 class Optimizer:
     """AdamW with warm-up, linear decay, clipping and accumulation behind one `step(loss)`.
 
-        lr(t) = peak * min(t / warmup_steps, (steps - t) / (steps - warmup_steps))
+        lr(t) = peak * min(t / warmup_steps, (steps + 1 - t) / (steps - warmup_steps)),    t = 1 ... steps
 
     Biases and LayerNorms (all vectors) are not decayed. `step` is called once a batch, after loss.backward();
     it averages the gradients of `accumulate` batches, clips their global norm and moves the weights.
