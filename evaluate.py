@@ -156,7 +156,8 @@ def report(args):
         results.append(row)
 
     results.sort(key=lambda row: (not row["is_baseline"], -row["bytes"]))
-    write_report(results, label_names, where, {n: run.get("history") for n, (_, run) in runs.items()}, args)
+    histories = {row["name"]: runs[row["name"]][1].get("history") for row in results}
+    write_report(results, label_names, where, histories, args)
     for row in results:
         folder = Path(runs[row["name"]][0])
         write_json({"data": data.name, "fingerprint": data.fingerprint, "hardware": hardware(), **row},
@@ -188,7 +189,7 @@ def write_report(results, label_names, where, histories, args):
     plot_scores(results, "bytes_mb", "MB of model.safetensors", out / "score_size.png")
     plot_scores(results, "ms_1", "ms for one text", out / "score_latency.png")
     plot_confusions(results, label_names, out / "confusion.png")
-    if histories := {name: history for name, history in histories.items() if history}:
+    if any(histories.values()):
         plot_histories(histories, out / "training.png")
         pictures["training.png"] = "Training curves"
     page = ["# Results", "", text, "", *(f"- {line}" for line in remarks), "", "## F1 by class", "",

@@ -122,21 +122,23 @@ def new_figure(*args, **options):
     return plt.subplots(*args, **options)
 
 
-def colours(results):
-    return [plt.cm.tab10(i % 10) for i in range(len(results))]
+def colours(names):
+    """A colour for each model, the same in every picture."""
+    return {name: plt.cm.tab10(i % 10) for i, name in enumerate(names)}
 
 
 def plot_scores(results, key, xlabel, path):
     """Macro-F1 with its own 95 % interval against a cost, one point a model: up and to the left is better."""
     figure, axes = new_figure(figsize=(7, 4.2))
-    for row, colour in zip(results, colours(results), strict=True):
+    colour_of = colours([row["name"] for row in results])
+    for row in results:
         axes.errorbar(row[key], row["macro_f1"], yerr=[[row["macro_f1"] - row["f1_low"]],
                                                        [row["f1_high"] - row["macro_f1"]]],
-                      fmt="o", markersize=8, capsize=3, color=colour, label=row["name"])
+                      fmt="o", markersize=8, capsize=3, color=colour_of[row["name"]], label=row["name"])
     axes.set(xscale="log", xlabel=xlabel, ylabel="macro-F1 (bars: 95 % of the texts' luck)")
     axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(matplotlib.ticker.FuncFormatter(
-        lambda x, _: f"{x:g}" if str(f"{x:e}")[0] in "25" else ""))
+        lambda x, _: f"{x:g}" if f"{x:e}"[0] in "2357" else ""))
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     save_figure(figure, path)
@@ -170,9 +172,11 @@ def plot_confusions(results, label_names, path):
 
 
 def plot_histories(histories, path):
-    """Training loss and validation macro-F1 against the epoch, one line a model: {name: history of run.json}."""
+    """Training loss and validation macro-F1 against the epoch: {name: history of run.json, None if untrained}."""
     figure, (left, right) = new_figure(1, 2, figsize=(10, 3.8), layout="constrained")
-    for (name, history), colour in zip(histories.items(), colours(histories), strict=True):
+    for name, colour in colours(histories).items():
+        if not (history := histories[name]):
+            continue
         epochs = range(1, len(history) + 1)
         left.plot(epochs, [row["loss"] for row in history], "o-", color=colour, label=name)
         right.plot(epochs, [row["macro_f1"] for row in history], "o-", color=colour, label=name)

@@ -133,7 +133,7 @@ def draw(study, out):
         pictures["importances.png"] = plots.plot_param_importances
     for name, plot in pictures.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # optuna calls its own plots experimental, matplotlib an axis of one value odd
+            warnings.simplefilter("ignore")  # optuna's "experimental", matplotlib's axis with a single value
             plot(study)
         figure = plt.gcf()
         if name == "slices.png":

@@ -1,0 +1,418 @@
+"""evaluate.py: the statistics against formulas and sklearn, the report against its own files, `predict` against mud."""
+
+import ast
+import contextlib
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from math import comb
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import LABELS, TEXTS, random_model
+from sklearn.metrics import f1_score
+
+import evaluate
+import layers
+import measure_utils
+from file_utils import read_json
+from measure_utils import count_parameters, file_bytes, time_interleaved
+from model_utils import load_model, save_model
+from quantize import quantize_dynamic
+from report_utils import confusion_matrix, macro_f1, mcnemar, paired_bootstrap, table
+from train_utils import predict, run_script
+
+SCRIPT = Path(evaluate.__file__)
+WORDS = ["late", "lovely", "shop", "phone", "film", "bus"]
+
+
+def many_texts(count):
+    """Texts of many lengths, all different."""
+    return [" ".join([TEXTS[i % 6], *[WORDS[(i * k) % 6] for k in range(i % 11)], str(i)]) for i in range(count)]
+
+
+def lively_model(tokenizer):
+    """Random weights, and a head's bias with which no class wins on all texts."""
+    model = random_model()
+    with torch.no_grad():
+        model.head.out.bias -= predict(model, tokenizer(TEXTS, 40), 6, tokenizer.pad_id).mean(dim=0)
+    return model
+
+
+# --- statistics -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("seed", range(8))
+def test_macro_f1_equals_sklearns_also_when_classes_are_absent(seed):
+    rng = np.random.default_rng(seed)
+    true_classes, predicted_classes = rng.choice(6, 3, replace=False), rng.choice(6, 2, replace=False)
+    labels, predicted = rng.choice(true_classes, 40), rng.choice(predicted_classes, 40)
+    ours = macro_f1(confusion_matrix(labels, predicted, 6))
+    assert ours == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+
+
+def test_confusion_matrix_has_true_classes_as_rows():
+    assert confusion_matrix([0, 0, 2], [1, 1, 2], 3).tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def two_models(texts=200, right=(0.6, 0.7)):
+    """Labels of 3 classes, and the predictions of two models that are right that often."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=texts)
+    return labels, *(np.where(rng.random(texts) < share, labels, rng.integers(3, size=texts)) for share in right)
+
+
+def test_bootstrap_interval_of_a_model_with_itself_is_zero():
+    """It would not be if the two models were scored on different draws."""
+    labels, one, _ = two_models()
+    assert paired_bootstrap(labels, one, one, 3) == (0, 0)
+
+
+def test_bootstrap_interval_holds_the_difference_and_repeats_itself():
+    labels, one, other = two_models()
+    low, high = interval = paired_bootstrap(labels, one, other, 3)
+    difference = (f1_score(labels, one, average="macro") - f1_score(labels, other, average="macro"))
+    assert low < difference < high and difference < 0
+    assert paired_bootstrap(labels, one, other, 3) == interval
+    assert paired_bootstrap(labels, other, one, 3) == pytest.approx((-high, -low))  # seen from the other side
+
+
+def test_bootstrap_interval_narrows_with_the_number_of_texts():
+    low, high = paired_bootstrap(*two_models(100), 3)
+    low_many, high_many = paired_bootstrap(*two_models(1600), 3)
+    assert 2 < (high - low) / (high_many - low_many) < 8  # the square root of 16 is 4
+
+
+@pytest.mark.parametrize("only_new, only_old", [(1, 8), (5, 5), (0, 3), (12, 4)])
+def test_mcnemar_is_the_two_sided_binomial_tail(only_new, only_old):
+    """By hand: of n texts that one model alone gets right, as lopsided a split as this by tossing a coin."""
+    labels = np.zeros(only_new + only_old + 20, dtype=int)
+    new, old = labels.copy(), labels.copy()
+    old[:only_new] = 1
+    new[only_new:only_new + only_old] = 1
+    new[-10:] = old[-10:] = 2                                       # both wrong: says nothing about either
+    n, fewer = only_new + only_old, min(only_new, only_old)
+    by_hand = min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2 ** n)
+    assert mcnemar(labels, new, old) == pytest.approx(by_hand)
+
+
+def test_mcnemar_of_models_that_never_differ_is_one():
+    labels, one, _ = two_models()
+    assert mcnemar(labels, one, one) == 1.0
+
+
+# --- sizes and times --------------------------------------------------------------------------------------
+
+def test_bytes_are_those_of_the_files_and_parameters_those_of_the_float_model(tmp_path, tokenizer):
+    model = random_model()
+    int8 = quantize_dynamic(model, layers.pick_engine("auto"))
+    assert count_parameters(model) == count_parameters(int8) == sum(p.numel() for p in model.parameters())
+    for name, saved in (("fp32", model), ("int8", int8)):
+        save_model(saved, tokenizer, tmp_path / name, run={})
+        assert file_bytes(tmp_path / name) == {
+            "model": os.path.getsize(tmp_path / name / "model.safetensors"),
+            "tokenizer": os.path.getsize(tmp_path / name / "tokenizer.json")}
+    assert file_bytes(tmp_path / "int8")["model"] < file_bytes(tmp_path / "fp32")["model"]
+
+
+def test_timed_functions_take_turns_and_each_gets_its_own_milliseconds(monkeypatch):
+    clock, log = [0.0], []
+    monkeypatch.setattr(measure_utils, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def call(name, seconds):
+        log.append(name)
+        clock[0] += seconds
+    times = time_interleaved({"a": lambda: call("a", 0.002), "b": lambda: call("b", 0.005)}, repeats=3, warmup=2)
+    assert "".join(log) == "ab" * 5
+    np.testing.assert_allclose(times["a"], [2, 2, 2])
+    np.testing.assert_allclose(times["b"], [5, 5, 5])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_models_are_timed_in_turn_on_the_same_texts_from_the_shortest_to_the_longest(batch_size):
+    ids = [[2] + [7] * (i % 10) + [3] for i in range(30)]
+    log = []
+
+    def model(name):
+        return lambda input_ids, attention_mask: log.append((name, input_ids.shape, attention_mask))
+    times = evaluate.latencies({"a": model("a"), "b": model("b")}, {"a": ids, "b": ids}, {"a": 0, "b": 0}, batch_size,
+                               count=5, device=torch.device("cpu"))
+    assert [len(values) for values in times.values()] == [5, 5]
+    assert [name for name, *_ in log] == ["a", "b"] * (len(log) // 2)
+    assert [shape for _, shape, _ in log[::2]] == [shape for _, shape, _ in log[1::2]]
+    widths = [shape[1] for _, shape, _ in log]
+    assert {shape[0] for _, shape, _ in log} == {batch_size} and (min(widths), max(widths)) == (2 + batch_size // 4, 11)
+    if batch_size == 1:
+        assert all(mask is None for *_, mask in log)  # nothing is padded
+
+
+# --- the report -------------------------------------------------------------------------------------------
+
+def write_csv(path, texts, labels=LABELS):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("text,label\n" + "".join(f"{text},{labels[i % len(labels)]}\n" for i, text in enumerate(texts)))
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory, tokenizer):
+    """A report on two models, a folder that is none and a file, on a test split of 40 texts. The second is mute."""
+    here = tmp_path_factory.mktemp("reported")
+    mute = random_model(seed=1, layers=2)
+    mute.head.out.bias.data[1] = 1e3
+    save_model(lively_model(tokenizer), tokenizer, here / "runs" / "large", run={
+        "history": [{"epoch": 1, "loss": 1.0, "macro_f1": 0.4}]})
+    save_model(mute, tokenizer, here / "runs" / "mute", run={"n": 2})
+    (here / "runs" / "teacher_logits").mkdir()
+    (here / "runs" / "notes.txt").write_text("mine")
+    write_csv(here / "data" / "train.csv", many_texts(60))
+    write_csv(here / "data" / "test.csv", many_texts(100)[60:])
+    before = {path: path.read_bytes() for path in (here / "runs").rglob("*") if path.is_file()}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        evaluate.main([*sorted((here / "runs").iterdir()), "--data", here / "data", "--out", here / "report",
+                       "--timed", "4", "--bootstrap", "200"])
+    with open(here / "report" / "results.csv", newline="") as file:
+        rows = [{key: value if key in ("name", "split") else ast.literal_eval(value) for key, value in row.items()}
+                for row in csv.DictReader(file)]
+    return SimpleNamespace(here=here, printed=printed.getvalue(), rows=rows, before=before,
+                           page=(here / "report" / "results.md").read_text())
+
+
+def test_report_writes_its_files_and_passes_over_what_is_no_model(reported):
+    assert {path.name for path in (reported.here / "report").iterdir()} == {
+        "results.md", "results.csv", "score_size.png", "score_latency.png", "confusion.png", "training.png"}
+    assert [row["name"] for row in reported.rows] == ["large", "mute"]
+    for name in ("teacher_logits", "notes.txt"):
+        assert f"{name} is no model folder: passed over" in reported.printed
+
+
+def test_report_scores_the_test_split_as_sklearn_does(reported):
+    model, tokenizer = load_model(reported.here / "runs" / "large")
+    logits = predict(model, tokenizer(many_texts(100)[60:], 40), 8, tokenizer.pad_id)
+    row = reported.rows[0]
+    assert (row["split"], row["texts"]) == ("test", 40) and "40 test texts" in reported.page
+    assert row["macro_f1"] == pytest.approx(f1_score([i % 3 for i in range(40)], logits.argmax(-1), average="macro"))
+    assert row["bytes"] == os.path.getsize(reported.here / "runs" / "large" / "model.safetensors")
+
+
+def test_results_csv_holds_the_numbers_of_results_md_and_of_metrics_json(reported):
+    assert table(reported.rows) in reported.page and table(reported.rows) in reported.printed
+    for row in reported.rows:
+        metrics = read_json(reported.here / "runs" / row["name"] / "metrics.json")
+        assert {key: metrics[key] for key in row} == row
+        assert metrics["data"] and metrics["fingerprint"] and metrics["hardware"]["threads"]
+        assert np.sum(metrics["confusion"]) == 40 and set(metrics["per_class"]) == set(LABELS)
+
+
+def test_report_names_the_baseline_and_its_difference_from_itself_is_zero(reported):
+    large, mute = reported.rows
+    assert large["is_baseline"] and (large["difference"], large["low"], large["high"], large["p_value"]) == (0, 0, 0, 1)
+    assert not mute["is_baseline"] and mute["low"] <= mute["difference"] <= mute["high"]
+    assert mute["f1_low"] <= mute["macro_f1"] <= mute["f1_high"] and mute["bytes"] < large["bytes"]
+
+
+def test_report_warns_of_a_model_that_answers_one_class(reported):
+    assert "WARNING: mute answers one class" in reported.page and "WARNING: large" not in reported.page
+    assert [row["answers_one_class"] for row in reported.rows] == [False, True]
+
+
+def test_report_changes_nothing_in_the_model_folders_but_metrics_json(reported):
+    after = {path: path.read_bytes() for path in (reported.here / "runs").rglob("*") if path.is_file()}
+    assert after.keys() - reported.before.keys() == {reported.here / "runs" / name / "metrics.json"
+                                                     for name in ("large", "mute")}
+    assert all(after[path] == data for path, data in reported.before.items())
+
+
+def test_report_without_a_test_file_says_validation_everywhere(tmp_path, tokenizer, capsys):
+    save_model(random_model(), tokenizer, tmp_path / "m", run={})
+    write_csv(tmp_path / "mine.csv", many_texts(60))
+    evaluate.main([tmp_path / "m", "--data", tmp_path / "mine.csv", "--out", tmp_path / "report", "--timed", "2",
+                   "--bootstrap", "20"])
+    page, printed = (tmp_path / "report" / "results.md").read_text(), capsys.readouterr().out
+    for words in (page, printed):
+        assert "12 validation texts" in words and "no labelled test file" in words
+    assert read_json(tmp_path / "m" / "metrics.json")["split"] == "validation"
+
+
+def test_models_of_two_tasks_are_an_error_and_write_nothing(tmp_path, tokenizer):
+    save_model(random_model(), tokenizer, tmp_path / "moods", run={})
+    save_model(random_model(label_names=["ham", "spam", "eggs"]), tokenizer, tmp_path / "mail", run={})
+    write_csv(tmp_path / "mine.csv", many_texts(60))
+    with pytest.raises(ValueError, match="mail has the labels ham, spam, eggs.* one task at a time"):
+        evaluate.main([tmp_path / "moods", tmp_path / "mail", "--data", tmp_path / "mine.csv", "--out",
+                       tmp_path / "report"])
+    assert not (tmp_path / "report").exists() and not list(tmp_path.rglob("metrics.json"))
+
+
+# --- predict ----------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("predict") / "model"
+    save_model(lively_model(tokenizer), tokenizer, folder, run={})
+    return folder
+
+
+@pytest.fixture
+def ask(model_folder, capsys):
+    """A function: the flags of `evaluate.py predict` -> the objects that it prints."""
+    def call(*argv):
+        evaluate.main(["predict", "--model", model_folder, *argv])
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return call
+
+
+def expected(model_folder, texts):
+    """Labels and probabilities, each text scored alone."""
+    model, tokenizer = load_model(model_folder)
+    probabilities = predict(model, tokenizer(texts, 40), 1, tokenizer.pad_id).softmax(-1)
+    return [LABELS[i] for i in probabilities.argmax(-1)], probabilities
+
+
+def check(answers, model_folder, texts):
+    labels, probabilities = expected(model_folder, texts)
+    assert [answer["label"] for answer in answers] == labels and len(set(labels)) > 1
+    assert all(list(answer["probabilities"]) == LABELS for answer in answers)
+    found = torch.tensor([list(answer["probabilities"].values()) for answer in answers])
+    torch.testing.assert_close(found, probabilities, atol=1e-5, rtol=0)
+
+
+def as_gz(path, data):
+    with gzip.open(path, "wb") as file:
+        file.write(data)
+
+
+FORMS = {"mine.csv": "id,text\n" + "".join(f'{i},"{t}"\n' for i, t in enumerate(TEXTS)),
+         "mine.tsv": "id\ttext\n" + "".join(f"{i}\t{t}\n" for i, t in enumerate(TEXTS)),
+         "mine.jsonl": "".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(TEXTS)),
+         "strings.jsonl": "".join(json.dumps(t) + "\n" for t in TEXTS),
+         "mine.txt": "\n".join(TEXTS)}
+
+
+@pytest.mark.parametrize("name", [*FORMS, "mine.csv.gz"])
+def test_predict_answers_every_row_of_a_file_in_order(name, ask, model_folder, tmp_path):
+    data = FORMS[name.removesuffix(".gz")].encode()
+    as_gz(tmp_path / name, data) if name.endswith(".gz") else (tmp_path / name).write_bytes(data)
+    check(ask("--input", tmp_path / name), model_folder, TEXTS)
+
+
+def test_predict_answers_texts_given_as_arguments(ask, model_folder):
+    check(ask(*TEXTS), model_folder, TEXTS)
+
+
+def test_predict_reads_a_named_column_of_jsonl_from_standard_input(ask, model_folder, monkeypatch):
+    rows = "".join(json.dumps({"text": "wrong", "post": text}) + "\n" for text in TEXTS)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(rows.encode())))
+    check(ask("--text", "post"), model_folder, TEXTS)
+
+
+def test_predict_writes_to_out_what_it_would_print(ask, tmp_path):
+    printed = ask(*TEXTS)
+    assert ask(*TEXTS, "--out", tmp_path / "labels.jsonl") == []
+    assert [json.loads(line) for line in (tmp_path / "labels.jsonl").open()] == printed
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.jsonl"]
+
+
+def test_answers_depend_neither_on_chunks_nor_on_batches(ask, model_folder, tmp_path):
+    texts = many_texts(300)  # chunks of 64, 192 and 2048 rows
+    (tmp_path / "mine.txt").write_text("\n".join(texts))
+    for batch_size in (1, 3, 32):
+        check(ask("--input", tmp_path / "mine.txt", "--batch-size", batch_size), model_folder, texts)
+
+
+def test_rows_are_read_chunk_by_chunk_and_not_all_at_once(model_folder):
+    model, tokenizer = load_model(model_folder)
+    rows = ((i, text, None) for i, text in enumerate(many_texts(200)))
+    next(evaluate.answers(model, tokenizer, rows, batch_size=1, max_length=40))
+    assert len(list(rows)) == 200 - 64
+
+
+WILD_JSONL = [  # a line of the file, and the words of its error object; None: it gets a label
+    (b'{"text": "good"}', None), (b"3", "not a string but 3"), (b"null", "not a string but null"),
+    (b"[1, 2]", r"not a string but \[1, 2\]"), (b'{"text": 5}', "not a string but 5"), (b"NaN", "not a string but NaN"),
+    (b'{"other": 1}', "not a string but null"), (b'{"text": ""}', "the text is empty"), (b'{"text": " \\t"}', "empty"),
+    (b'{"text": "\\ud800"}', "not valid text"), (b'{"text": "\xff\xfe"}', "not valid text"),
+    (b'{"text": "a\\u0000b \\u0001\\u001b[31m\\u200b"}', None), (b'{"text": "\\r\\n\\u2028 x"}', None),
+    (b'{"text": "' + b"ab " * 33_334 + b'"}', None), (b'{"text": "' + b"x" * 100_000 + b'"}', None),
+    (b'{"text": ', "invalid JSON"), (b"[" * 100_000, "invalid JSON"), (b'"just a string"', None),
+    ('{"text": "\U0001f600 \u0645\u0631\u062d\u0628\u0627 \u0130\ufb03"}'.encode(), None), (b'{"text": "last"}', None)]
+
+
+def test_a_wild_row_gets_an_answer_or_an_error_and_harms_no_other(ask, tmp_path, capsys):
+    (tmp_path / "wild.jsonl").write_bytes(b"\n".join(line for line, _ in WILD_JSONL))
+    answers = ask("--input", tmp_path / "wild.jsonl")
+    assert len(answers) == len(WILD_JSONL)
+    for number, (answer, (line, problem)) in enumerate(zip(answers, WILD_JSONL, strict=True), 1):
+        if problem:
+            assert list(answer) == ["error"], line[:40]
+            assert re.search(rf"^line {number}: .*{problem}", answer["error"])
+        else:
+            assert answer["label"] in LABELS and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert answers[0] == ask("good")[0] and answers[-1] == ask("last")[0]
+
+
+def test_wild_csv_rows_keep_their_places(ask, tmp_path):
+    (tmp_path / "wild.csv").write_bytes(b'text,n\ngood,1\n,2\n"two\nlines",3\nbad,4,5\na\x00b,6\n'
+                                        + "caf\u00e9,7\n\u00fc,8\n".encode() + b"\xff\xfe,9\nlast,10\n")
+    answers = ask("--input", tmp_path / "wild.csv")
+    assert ["error" in answer for answer in answers] == [False, True, False, True, False, False, False, True, False]
+    assert answers[1]["error"].startswith("line 3:") and answers[-1] == ask("last")[0]
+
+
+def test_wild_arguments_are_answered(ask):
+    answers = ask("good", "", " ", "x" * 100_000, "\x00\x01\x1b[0m", "\ud800", "\udcff bytes", "last")
+    assert len(answers) == 8 and answers[0] == ask("good")[0] and answers[-1] == ask("last")[0]
+    assert all(answer.keys() == {"error"} or answer["label"] in LABELS for answer in answers)
+
+
+def test_predict_answers_raw_bytes_from_a_pipe_with_exit_code_0(model_folder, ask):
+    lines = [b"good", b"", b"\xff\xfe\xfa", b"nul \x00 bell \x07", b"x" * 100_000, "caf\u00e9".encode(), b"last"]
+    done = subprocess.run([sys.executable, SCRIPT, "predict", "--model", model_folder],
+                          input=b"\n".join(lines), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ["error" in answer for answer in answers] == [False, True, True, False, False, False, False]
+    assert answers[0] == ask("good")[0] and answers[-1] == ask("last")[0]
+    assert done.stderr.decode().splitlines() == ['2 rows were no text and have an "error" in place of a label']
+
+
+def test_a_reader_that_has_seen_enough_breaks_nothing(model_folder, tmp_path):
+    """As in `evaluate.py predict ... | head -1`."""
+    (tmp_path / "many.txt").write_text("\n".join(many_texts(5000)))
+    command = [sys.executable, SCRIPT, "predict", "--model", model_folder, "--input", tmp_path / "many.txt"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert json.loads(process.stdout.readline())["label"] in LABELS
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--input", "mine.csv", "--text", "tweet"], "which column is the text? It has a, b"),
+    (["--input", "mine.csv"], "Name it with --text COLUMN"),
+    (["--input", "gone.csv"], "No such file or directory: 'gone.csv'"),
+    (["--input", "open.csv"], "open.csv, line 2: a quote opens here"),
+    (["--input", "false.gz"], "damaged gzip"),
+    (["--input", "mine.csv", "a text"], "not both"),
+    (["hello", "--max-length", "2"], "no room for text"),
+    (["hello", "--model", "no/such/model"], "'no/such/model' is no folder here")])
+def test_users_error_is_one_line_and_leaves_the_old_out_file(flags, words, model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").write_text("a,b\n1,2\n")
+    Path("open.csv").write_text('text,n\n"never closed,1\nbad,2\n')
+    Path("false.gz").write_text("plain")
+    Path("labels.jsonl").write_text("old")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "predict", "--model", str(model_folder), "--out", "labels.jsonl",
+                                     *flags])
+    with pytest.raises(SystemExit) as error:
+        run_script(evaluate.main)  # a string as the exit's code: Python prints it to stderr and exits with 1
+    assert error.value.code.startswith("evaluate.py: error: ") and words in error.value.code
+    assert "\n" not in error.value.code and capsys.readouterr() == ("", "")
+    assert sorted(tmp_path.iterdir()) == before and Path("labels.jsonl").read_text() == "old"
