@@ -227,7 +227,7 @@ def find_source(name, folder, entry, locale, notes):
             find = hub_utils.repository(repo, repo_type="dataset") if repo else lambda file: existing(folder / file)
             paths = [file and find(file) for file in files]
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(f"{name}: no {' or '.join(wanted)}: {' '.join(str(error).split())}") from error
+            raise type(error)(f"{name}: no {' or '.join(wanted)}: {' '.join(str(error).split())}") from error
         if paths[0]:
             notes += [f"read from the Hub: {repo}{source.get('note', '')}"] if repo else []
             return source, paths

@@ -359,8 +359,9 @@ BODY_NAMES = {"bert": BERT_NAMES | {"head.dense": "pooler.dense"}, "roberta": BE
 HEAD_NAMES = {"bert": {"head.out": "classifier"},
               "roberta": {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"},
               "distilbert": {"head.dense": "pre_classifier", "head.out": "classifier"}}
-# Left-overs that a classifier does not use: heads of pre-training, RoBERTa's pooler, tables of positions.
-NOT_OURS = re.compile(r"^(cls|lm_head|vocab_transform|vocab_layer_norm|vocab_projector)\."
+# Left-overs that a classifier does not use: heads of pre-training, RoBERTa's pooler, tables of positions, and
+# the matrices of TinyBERT's distillation loss.
+NOT_OURS = re.compile(r"^(cls|lm_head|vocab_transform|vocab_layer_norm|vocab_projector|fit_denses?)\."
                       r"|position_ids$|token_type_ids$|^pooler\.")
 
 
@@ -441,7 +442,7 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
     if config_path is None:
         raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
     config = EncoderConfig.from_hf(read_json(config_path), source=f"{name}/config.json")
-    tensors, leftover = {}, []
+    tensors, fresh, leftover = {}, {}, []
     for hf_name, tensor in read_tensors(find).items():
         ours = from_hf_name(hf_name, config.family)
         if ours is not None:
@@ -456,8 +457,6 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
         fresh = {f"head.{k}": v for k, v in init_weights(Head(config)).state_dict().items()}
         fresh = {k: v for k, v in fresh.items() if k not in tensors or k.startswith("head.out.")}
         tensors |= fresh
-        print(f"new classification head ({list_names(fresh)}) for {len(label_names)} labels: "
-              f"{list_names(label_names)}")
 
     if config.int8_engine:
         layers.use_engine(config.int8_engine)
@@ -465,6 +464,9 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
         model = Encoder(config)
         layers.replace_stored_modules(model, config.stored_forms, f"{name}/config.json")
     check_tensors(model.state_dict(), tensors, leftover, name)
+    if fresh:
+        print(f"new classification head ({list_names(fresh)}) for {len(label_names)} labels: "
+              f"{list_names(label_names)}")
     model.load_state_dict(tensors, strict=True, assign=True)
     tokenizer = load_tokenizer(repository(tokenizer_name) if tokenizer_name else find, config.hf,
                                cleaning=cleaning, name=name)

@@ -133,11 +133,21 @@ def test_token_is_sent_and_opens_a_gated_repository(hub, monkeypatch, tmp_path):
     assert server.log[-1].headers["authorization"] == "Bearer hf_secret"
 
 
+def test_name_in_a_folder_that_is_here_is_a_misspelt_path_and_never_asks_the_hub(hub, monkeypatch, tmp_path):
+    server = hub({"runs/teachr": {"main": TINY}})
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="runs/teachr@main"):
+        repository("runs/teachr")
+    assert server.log == [] and repository("runs/teachr@main")("config.json").exists()
+
+
 def test_fresh_process_follows_the_environment_variables(tmp_path):
     code = "import hub_utils; f = hub_utils.repository('org/tiny'); print(f('config.json').read_text(), f('no'))"
 
     def run(**more):
-        environment = {**os.environ, **hub_environment(tmp_path, server.url), "HF_TOKEN": "hf_env", **more}
+        environment = {**os.environ, **hub_environment(tmp_path, server.url), "HF_TOKEN": "hf_env",
+                       "HF_HUB_OFFLINE": "0", **more}
         return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
 
     with HubServer(tiny_repos()) as server:
