@@ -63,8 +63,8 @@ def repository(name, repo_type="model"):
         validate_repo_id(repo_id)
     except HFValidationError:
         raise FileNotFoundError(f"{name!r} is no folder here and cannot be a Hub id: check the spelling") from None
-    if "/" in repo_id and not at and Path(repo_id).parent.is_dir():     # not a stranger's weights for a typing error
-        raise FileNotFoundError(f"{Path(repo_id).parent} is a folder here, but has no {Path(repo_id).name!r} in it: check "
+    if "/" in repo_id and not at and Path(repo_id).parent.is_dir():     # no stranger's weights for a typing error
+        raise FileNotFoundError(f"{Path(repo_id).parent} is a folder here without {Path(repo_id).name!r} in it: check "
                                 f"the spelling (if you mean the Hub's, write {repo_id}@main)")
     if at and (not re.fullmatch(r"[\w./-]+", revision) or ".." in revision):
         raise FileNotFoundError(f"{name!r}: after the @ comes a branch, a tag or a commit")

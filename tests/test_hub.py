@@ -178,8 +178,8 @@ def test_file_instead_of_its_folder_is_told_so(tmp_path):
 def test_misspelt_name_is_neither_a_folder_nor_on_the_hub(hub):
     server = hub(tiny_repos())
     with pytest.raises(FileNotFoundError) as error:
-        repository("runs/teachr")("config.json")
-    assert one_line_of(error).startswith(f"'runs/teachr' is neither a folder here nor a model known by {server.url}")
+        repository("somebody/teachr")("config.json")
+    assert one_line_of(error).startswith(f"'somebody/teachr' is neither a folder here nor a model known by {server.url}")
 
 
 def test_unknown_revision_is_named(hub):
