@@ -16,10 +16,10 @@ The teacher is asked once for each text; its logits are kept on disk, by text, f
 difference between the two, never the score of the first alone.
 """
 
-import copy
 import hashlib
 import math
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from data_utils import batches
 from measure_utils import count_parameters
-from model_utils import check_out, load_model, save_model
+from model_utils import check_out, load_model, save_model, with_layers
 from train_utils import (
     Optimizer,
     TrainingLog,
@@ -120,22 +120,14 @@ def ask_teacher(teacher, tokenizer, texts, args, device):
 def layers_of_teacher(recipe, teacher):
     """'teacher:layers=0,2,5' -> a student made of the teacher's embeddings, these layers and its head.
 
-    A post-LayerNorm encoder still works, roughly, with layers left out (Sajjad et al. 2020, arXiv:2004.03844),
-    so such a student starts far ahead of random weights.
+    It starts far ahead of random weights, and the teacher's tokenizer is its own.
     """
     _, _, numbers = recipe.partition("layers=")
-    try:
-        chosen = [int(number) for number in numbers.split(",")]
-        student = copy.deepcopy(teacher)
-        student.layers = torch.nn.ModuleList(student.layers[i] for i in chosen if i >= 0)
-        if len(student.layers) != len(chosen) or sorted(set(chosen)) != chosen:
-            raise ValueError
-    except (ValueError, IndexError):
+    kept = [int(number) for number in numbers.split(",")] if re.fullmatch(r"\d+(,\d+)*", numbers) else []
+    if not kept or kept != sorted(set(kept)) or kept[-1] >= len(teacher.layers):
         raise ValueError(f"--student {recipe!r}: layers=... must name layers from 0 to {len(teacher.layers) - 1} in "
-                         f"rising order, e.g. teacher:layers=0,{len(teacher.layers) - 1}") from None
-    student.config.heads_per_layer = [layer.attention.num_heads for layer in student.layers]
-    student.config.neurons_per_layer = [layer.ffn.up.out_features for layer in student.layers]
-    return student
+                         f"rising order, e.g. teacher:layers=0,{len(teacher.layers) - 1}")
+    return with_layers(teacher, kept)
 
 
 def open_student(name, teacher, teacher_tokenizer, data, args):

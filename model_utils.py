@@ -18,6 +18,7 @@ A model folder is config.json, model.safetensors, tokenizer.json and, written la
     save_model(model, tokenizer, "runs/copy", run={"script": "copy.py"})
 """
 
+import copy
 import os
 import pickle
 import re
@@ -219,14 +220,18 @@ class Attention(nn.Module):
     def split_heads(self, x):
         return x.view(*x.shape[:2], self.num_heads, self.head_size).transpose(1, 2)  # (B, heads, T, head_size)
 
-    def forward(self, x, queries, key_mask=None, head_mask=None):
-        """x: (B, T, hidden)    queries: the rows of x that want an answer (B, Q, hidden)    -> (B, Q, hidden)"""
+    def context(self, x, queries, key_mask=None, head_mask=None):
+        """What the heads have gathered, side by side, before the output matrix: (B, Q, heads * head_size)."""
         q, k, v = self.split_heads(self.query(queries)), self.split_heads(self.key(x)), self.split_heads(self.value(x))
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask,
                                                  dropout_p=self.dropout if self.training else 0.0)
         if head_mask is not None:
             context = context * head_mask.view(-1, self.num_heads, 1, 1)  # 1 keeps a head, 0 silences it
-        return self.output(context.transpose(1, 2).flatten(2))
+        return context.transpose(1, 2).flatten(2)
+
+    def forward(self, x, queries, key_mask=None, head_mask=None):
+        """x: (B, T, hidden)    queries: the rows of x that want an answer (B, Q, hidden)    -> (B, Q, hidden)"""
+        return self.output(self.context(x, queries, key_mask, head_mask))
 
 
 class FeedForward(nn.Module):
@@ -238,11 +243,15 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(hidden_size, num_neurons)
         self.down = nn.Linear(num_neurons, hidden_size)
 
-    def forward(self, x, ffn_mask=None):
+    def neurons(self, x, ffn_mask=None):
+        """(B, T, hidden) -> (B, T, neurons)"""
         neurons = self.activation(self.up(x))
         if ffn_mask is not None:
             neurons = neurons * ffn_mask.view(-1, 1, neurons.shape[-1])  # 1 keeps a neuron, 0 silences it
-        return self.down(neurons)
+        return neurons
+
+    def forward(self, x, ffn_mask=None):
+        return self.down(self.neurons(x, ffn_mask))
 
 
 class Layer(nn.Module):
@@ -309,6 +318,19 @@ class Encoder(nn.Module):
             x = layer(x, key_mask, None if head_mask is None else head_mask[i],
                       None if ffn_mask is None else ffn_mask[i], first_only=i == len(self.layers) - 1)
         return self.head(x[:, 0])
+
+
+def with_layers(model, kept):
+    """A copy of the model that has only the layers with the numbers in `kept`.
+
+    Every block adds to its input, so an encoder still works, roughly, with blocks left out (Sajjad et al. 2020,
+    arXiv:2004.03844).
+    """
+    smaller = copy.deepcopy(model)
+    smaller.layers = nn.ModuleList(smaller.layers[i] for i in kept)
+    smaller.config.heads_per_layer = [layer.attention.num_heads for layer in smaller.layers]
+    smaller.config.neurons_per_layer = [layer.ffn.up.out_features for layer in smaller.layers]
+    return smaller
 
 
 def init_weights(module, std=0.02):

@@ -179,7 +179,7 @@ def test_misspelt_name_is_neither_a_folder_nor_on_the_hub(hub):
     server = hub(tiny_repos())
     with pytest.raises(FileNotFoundError) as error:
         repository("somebody/teachr")("config.json")
-    assert one_line_of(error).startswith(f"'somebody/teachr' is neither a folder here nor a model known by {server.url}")
+    assert "neither a folder here nor a model known by " + server.url in one_line_of(error)
 
 
 def test_unknown_revision_is_named(hub):
