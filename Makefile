@@ -26,6 +26,10 @@ QUANTIZE_FLAGS ?=
 EVALUATE_FLAGS ?=
 
 PYTHON   := .venv/bin/python
+INSTALLED := $(if $(filter .venv/%,$(PYTHON)),.venv/.installed)
+ifneq ($(word 2,$(DATA) )$(word 2,$(RUNS) ),)
+$(error DATA and RUNS must not contain blanks: make cannot handle them)
+endif
 COMMON   := --data "$(DATA)" --data-dir "$(DATA_DIR)" $(if $(TEXT),--text "$(TEXT)") $(if $(LABEL),--label "$(LABEL)")
 TRAINING := $(COMMON) --seed $(SEED)
 TEACHER  := $(RUNS)/teacher/run.json
@@ -61,7 +65,7 @@ student: $(SMALL)                         ## distil it into the student
 control: $(CONTROL)                       ## the same student without a teacher
 report: $(REPORT)                         ## results.md, results.csv and pictures
 
-$(RUNS)/%/run.json: $(RUNS)/.commands/% | .venv/.installed
+$(RUNS)/%/run.json: $(RUNS)/.commands/% | $(INSTALLED)
 	$(PYTHON) $(CMD_$*)
 $(TEACHER): $(wildcard $(DATA))
 $(PRUNED) $(INT8) $(SMALL) $(CONTROL): $(TEACHER)
@@ -72,7 +76,7 @@ $(REPORT): $(MODELS) $(RUNS)/.commands/report
 # What each step was asked for. The file changes only when the command does, and then the step is made again.
 $(RUNS)/.commands/%: FORCE
 	@mkdir -p $(@D)
-	@printf '%s\n' '$(CMD_$*)' > $@.new
+	@printf '%s\n' '$(subst ','\'',$(CMD_$*))' > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 .PRECIOUS: $(RUNS)/.commands/%
 

@@ -27,7 +27,7 @@ import torch
 
 import demo_data
 import hub_utils
-from table_utils import BROKEN, Problem, choose_columns, read_records
+from table_utils import BROKEN, Problem, choose_columns, no_column, read_records
 
 VALIDATION_ROWS = 3000      # taken from train where the publisher has no validation file, but at most
 VALIDATION_SHARE = 0.2      # this share of the rows
@@ -155,8 +155,8 @@ def read_split(path, choose, to_name, notes, columns=None, partitions=(), partit
             continue
         picked = picked or choose(list(record))
         if picked is None:
-            raise ValueError(f"{path}: which columns are the text and the label? It has {', '.join(record)}. "
-                             "Name them with --text COLUMN --label COLUMN")
+            wanted = choose.keywords
+            raise ValueError(no_column(path, wanted.get("text"), (wanted.get("labels") or [None])[0], record))
         text, values = record.get(picked[0]), [record.get(column) for column in picked[1]]
         label = next(filter(None, map(to_name, values)), None)
         given = [value for value in values if value is not None and str(value).strip()]

@@ -132,6 +132,9 @@ def layers_of_teacher(recipe, teacher):
 
 def open_student(name, teacher, teacher_tokenizer, data, args):
     if name.split(":")[0] == "teacher":
+        if teacher.config.stored_forms:
+            raise ValueError(f"--student {name}: the layers of an int8 teacher cannot be trained; take its fp32 "
+                             "parent, or a student of another kind")
         student = layers_of_teacher(name, teacher)
         prepare_for_training(student, args)
         return student, teacher_tokenizer

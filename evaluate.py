@@ -13,6 +13,7 @@ The rules of the table (they are what makes a difference believable):
   McNemar's exact p-value. An interval that contains 0 means: these texts cannot tell the two apart.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -95,11 +96,14 @@ def latencies(models, ids, pad_ids, batch_size, count, device):
 
 
 def report(args):
-    device = pick_device(args.device)
     folders = model_folders(args.models)
+    short = {folder: Path(folder).resolve().name for folder in folders}
+    names = [short[folder] if len(set(short.values())) == len(folders) else folder for folder in folders]
+    if args.baseline and args.baseline not in names:
+        raise ValueError(f"--baseline {args.baseline} is not one of {', '.join(names)}")
+    device = pick_device(args.device)
     models, tokenizers, runs = {}, {}, {}
-    for folder in folders:
-        name = Path(folder).name if len({Path(f).name for f in folders}) == len(folders) else folder
+    for name, folder in zip(names, folders, strict=True):
         models[name], tokenizers[name] = load_model(folder)
         on_cpu = models[name].config.stored_forms
         models[name].to("cpu" if on_cpu else device)
@@ -110,6 +114,7 @@ def report(args):
         if model.config.label_names != label_names:
             raise ValueError(f"{name} has the labels {', '.join(model.config.label_names)}, the first model "
                              f"{', '.join(label_names)}: evaluate models of one task at a time")
+    Path(args.out).mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     split, split_name = (data.test, "test") if data.test else (data.validation, "validation")
     labels = np.array(split.labels)
     where = f"{len(split):,} {split_name} texts of {data.name}"
@@ -130,8 +135,6 @@ def report(args):
 
     sizes = {name: file_bytes(folder) for name, (folder, _) in runs.items()}
     baseline = args.baseline or max(sizes, key=lambda name: sizes[name]["model"])
-    if baseline not in models:
-        raise ValueError(f"--baseline {baseline} is not one of {', '.join(models)}")
     results = []
     for name in models:
         predicted, reference = logits[name].argmax(-1).numpy(), logits[baseline].argmax(-1).numpy()
@@ -179,9 +182,7 @@ def notes(results, where):
 
 
 def write_report(results, label_names, where, histories, args):
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    text = table(results)
+    out, text = Path(args.out), table(results)
     remarks = notes(results, where)
     write_csv(results, out / "results.csv")
     pictures = {"score_size.png": "Score against size", "score_latency.png": "Score against latency",
@@ -225,33 +226,51 @@ def answers(model, tokenizer, rows, batch_size, max_length):
                    "probabilities": {name: round(p, 6) for name, p in zip(names, row, strict=True)}}
 
 
+@contextlib.contextmanager
+def writing(name):
+    """The file to write answers to: standard output, a device or pipe as it is, or a file that is there when done."""
+    if name is None:
+        yield sys.stdout
+        return
+    target = Path(name).resolve()
+    if target.is_dir():
+        raise ValueError(f"--out {name} is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"--out {name}: there is no folder {target.parent}; make it first")
+    if target.exists() and not target.is_file():
+        with open(target, "w", encoding="utf-8") as out:
+            yield out
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as out:
+            yield out
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def predict_texts(args):
     model, tokenizer = load_model(args.model)
-    if not model.config.stored_forms:
-        model.to(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    if args.texts and args.input:
+    model.to("cpu" if model.config.stored_forms else pick_device(args.device, quiet=True))
+    if args.texts and args.input is not None:
         raise ValueError("give texts or --input FILE, not both")
-    if not args.texts and not args.input and sys.stdin.isatty():
+    if args.input is not None and not (Path(args.input).exists() and not Path(args.input).is_dir()):
+        raise FileNotFoundError(f"--input {args.input!r} is not a file")
+    if not args.texts and args.input is None and sys.stdin.isatty():
         raise ValueError("nothing to label: give texts, --input FILE, or lines on standard input")
     rows = ((i, text, None) for i, text in enumerate(args.texts)) if args.texts else read_texts(args.input, args.text)
-    temporary = Path(args.out).with_name(f".{Path(args.out).name}.{os.getpid()}.tmp") if args.out else None
-    out, bad = open(temporary, "w", encoding="utf-8") if temporary else sys.stdout, 0
+    bad = 0
     try:
-        for answer in answers(model, tokenizer, rows, args.batch_size, args.max_length):
-            bad += "error" in answer
-            out.write(json.dumps(answer, ensure_ascii=not args.out) + "\n")
-        out.flush()
-        if temporary:
-            out.close()
-            os.replace(temporary, args.out)
+        with writing(args.out) as out:
+            for answer in answers(model, tokenizer, rows, args.batch_size, args.max_length):
+                bad += "error" in answer
+                out.write(json.dumps(answer, ensure_ascii=not args.out) + "\n")
+            out.flush()
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    finally:
-        if temporary:
-            out.close()
-            temporary.unlink(missing_ok=True)
     if bad:
-        print(f"{bad} rows were no text and have an \"error\" in place of a label", file=sys.stderr)
+        print(f"{bad} of the rows: no text, so \"error\" in place of a label", file=sys.stderr)
 
 
 def parse_args(argv=None):
@@ -263,9 +282,9 @@ def parse_args(argv=None):
         parser.add_argument("--input", help="a CSV / TSV / JSONL file, or one text a line; default: standard input")
         parser.add_argument("--text", help="the column of the text in --input (default: guessed)")
         parser.add_argument("--out", help="the JSONL file to write (default: standard output)")
-        parser.add_argument("--batch-size", type=positive_int, default=32)
+        parser.add_argument("--batch-size", type=positive_int, default=32, help="texts per forward pass")
         parser.add_argument("--max-length", type=positive_int, default=128, help="tokens kept of a text")
-        parser.add_argument("--device", default="auto")
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         args = parser.parse_args(argv[1:])
         return args, predict_texts

@@ -86,7 +86,7 @@ def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--model", required=True, help="the fp32 model folder to quantize")
     parser.add_argument("--out", required=True, help="the model folder to write")
-    parser.add_argument("--method", choices=["dynamic"], default="dynamic")
+    parser.add_argument("--method", choices=["dynamic"], default="dynamic", help="torch.ao's dynamic int8")
     parser.add_argument("--engine", default="auto", help="x86, onednn, fbgemm or qnnpack; auto: this machine's best")
     parser.add_argument("--fp32-embeddings", action="store_true", help="leave the embedding tables as they are")
     add_common_flags(parser, data_required=False)

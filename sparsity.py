@@ -1,27 +1,23 @@
 """Unstructured sparsity: which single weights may become zero, and how to train while they do.
 
-Three questions, three kinds of functions, all on {name: tensor} dictionaries with one entry a weight matrix:
+    scores = magnitude_scores(model)              {name: how much each weight matters}
+    masks = masks_from_scores(scores, 0.5)        {name: True stays, False goes}
+    apply_masks(model, masks)                     one shot; or little by little, in any training loop:
 
-    1. how much does each weight matter?     scores = magnitude_scores(model)         random, magnitude, Wanda
-    2. which ones stay?                      masks  = masks_from_scores(scores, 0.5)  True stays, False goes
-    3. how do the others adapt?              gradual magnitude, movement pruning, RigL: two calls in any loop
-
-        sparsifier = GradualMagnitude(prunable(model), steps, sparsity=0.9)
-        for batch in ...:
-            loss.backward()
-            sparsifier.before_step()    # movement and RigL look at the gradient, zeroed weights' included
-            optimizer.step(loss)
-            sparsifier.after_step()     # new masks if they are due; what is pruned is exactly zero again
+    sparsifier = GradualMagnitude(prunable(model), steps, sparsity=0.9)
+    for batch in ...:
+        loss.backward()
+        sparsifier.before_step()    # movement pruning and RigL look at the gradient, also of zeroed weights
+        optimizer.step(loss)
+        sparsifier.after_step()     # new masks if they are due; what is pruned is exactly zero again
 
 The weights are really zero after every step: there is nothing to bake in and nothing extra in the state dict.
 `sparsity` is the share that goes. Zeros save bytes (`store_sparse`), not time: dense kernels multiply by them.
-LayerNorms and biases are never pruned; embeddings and the classification head only when asked.
-
-Add your own: a function like `magnitude_scores`, named in SCORES; or a class with the same two calls.
 """
 
 import copy
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +27,7 @@ import layers
 
 
 def prunable(model, embeddings=False, head=False):
-    """{name: module} whose weights may go: the matrices of the encoder; the rest only when asked."""
+    """{name: module} whose weights may go: the encoder's matrices. LayerNorms and biases never, the rest if asked."""
     modules = {name: module for name, module in model.named_modules()
                if isinstance(module, nn.Linear) and (head or not name.startswith("head."))
                or isinstance(module, nn.Embedding) and embeddings}
@@ -41,14 +37,12 @@ def prunable(model, embeddings=False, head=False):
 
 
 def sparsity_of(model, **asked):
-    """The share of zeros among the weights that may be pruned. asked: see `prunable`."""
+    """The share of zeros among the weights that may be pruned."""
     weights = [module.weight for module in prunable(model, **asked).values()]
     return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 1. How much does each weight matter?  model, texts -> {name: scores like the weight}
-# ---------------------------------------------------------------------------------------------------------
+# 1. How much does each weight matter?  model, texts -> {name: scores like the weight} --------------------
 
 def random_scores(model, texts=None, **asked):
     """Dice: the control."""
@@ -63,12 +57,12 @@ def magnitude_scores(model, texts=None, **asked):
 def wanda_scores(model, texts, **asked):
     """|W_ij| * ||X_j||_2: a small weight on a loud input matters too (Sun et al. 2023, arXiv:2306.11695, eq. 1).
 
-    texts: some batches of token ids; 128 texts do. No labels, no gradient, no retraining.
-    Meant to be compared within each output row (scope "row"): y_i is a sum over j, and rows do not compete.
+    texts: batches of token ids, 128 texts do. Meant to be compared within each output row (scope "row"): y_i is a
+    sum over j alone. No labels, no gradient, no retraining.
     """
-    norms = input_norms(model, texts, prunable(model, **asked))
-    return {name: module.weight.detach().abs() * norms[name]  # (out, in) * (in,)
-            for name, module in prunable(model, **asked).items()}
+    modules = prunable(model, **asked)
+    norms = input_norms(model, texts, modules)  # (in,) each
+    return {name: module.weight.detach().abs() * norms[name] for name, module in modules.items()}
 
 
 @torch.no_grad()
@@ -76,47 +70,35 @@ def input_norms(model, texts, modules):
     """{name: (in,)}: the 2-norm of each input feature of each matrix over all real tokens, gathered by hooks."""
     if tables := [name for name, module in modules.items() if not isinstance(module, nn.Linear)]:
         raise ValueError(f"Wanda has no activations for {tables[0]}: prune embeddings by magnitude")
-    squares = {name: torch.zeros(m.in_features, dtype=torch.float64, device=model.device)
-               for name, m in modules.items()}
-    attention_mask = None
+    squares, attention_mask = dict.fromkeys(modules, 0), None
 
-    def listen(name):
-        def hook(module, inputs):
-            x = inputs[0]
-            # (B, T, in) holds padding. (B, 1, in) in the last layer, and (B, in) in the head, is the first
-            # token alone (Layer.forward, first_only), which is never padding.
-            if attention_mask is not None and x.dim() == 3 and x.shape[1] == attention_mask.shape[1]:
-                x = x[attention_mask.bool()]
-            squares[name] += x.flatten(0, -2).double().square().sum(dim=0)
-        return hook
+    def listen(name, module, inputs):
+        x = inputs[0]
+        # (B, T, in) holds padding. (B, 1, in) in the last layer, and (B, in) in the head, is the first token
+        # alone (Layer.forward, first_only), which is never padding.
+        if attention_mask is not None and x.dim() == 3 and x.shape[1] == attention_mask.shape[1]:
+            x = x[attention_mask.bool()]
+        squares[name] = squares[name] + x.flatten(0, -2).double().square().sum(dim=0)
 
-    handles = [module.register_forward_pre_hook(listen(name)) for name, module in modules.items()]
-    try:
-        model.eval()
-        for batch in texts:
-            attention_mask = batch.attention_mask
-            model(batch.input_ids, attention_mask)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [module.register_forward_pre_hook(partial(listen, name)) for name, module in modules.items()]
+    model.eval()
+    for batch in texts:
+        attention_mask = batch.attention_mask
+        model(batch.input_ids, attention_mask)
+    for hook in hooks:
+        hook.remove()
     return {name: total.sqrt().float() for name, total in squares.items()}
 
 
-SCORES = {"magnitude": magnitude_scores, "wanda": wanda_scores, "random": random_scores}
-
-
-# ---------------------------------------------------------------------------------------------------------
-# 2. Which ones stay?  scores -> {name: mask}, True stays
-# ---------------------------------------------------------------------------------------------------------
+# 2. Which ones stay?  scores -> {name: mask}, True stays -------------------------------------------------
 
 def keep_highest(scores, keep):
     """A mask (rows, n) of exactly the `keep` highest scores of each row; of equal scores the first ones stay."""
     if scores.isnan().any():
         raise ValueError("the scores hold NaN: are the weights, or the texts' activations, still finite?")
-    rows, n = scores.shape
     if keep == 0:
-        return torch.zeros(rows, n, dtype=torch.bool, device=scores.device)
-    threshold = scores.kthvalue(n - keep + 1, dim=1, keepdim=True).values
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(scores.shape[1] - keep + 1, dim=1, keepdim=True).values
     higher, tied = scores > threshold, scores == threshold
     seats = keep - higher.sum(dim=1, keepdim=True)
     return higher | tied & (tied.cumsum(dim=1, dtype=torch.int32) <= seats)
@@ -131,23 +113,21 @@ def masks_from_scores(scores, sparsity, scope="global"):
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity {sparsity} is not between 0 and 1: it is the share of weights that goes")
 
-    def keep_share(competitors):
-        n = competitors.shape[1]
-        return keep_highest(competitors, n - round(sparsity * n))
+    def keep_share(rows):
+        return keep_highest(rows, rows.shape[1] - round(sparsity * rows.shape[1]))
 
-    if scope == "global":
-        mask = keep_share(torch.cat([s.flatten() for s in scores.values()])[None])[0]
-        parts = mask.split([s.numel() for s in scores.values()])
-        return {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}
-    if scope not in ("layer", "row"):
-        raise ValueError(f"scope {scope!r} is not one of global, layer, row")
-    return {name: keep_share(s if scope == "row" else s.reshape(1, -1)).view_as(s) for name, s in scores.items()}
+    if scope in ("row", "layer"):
+        return {name: keep_share(s if scope == "row" else s.reshape(1, -1)).view_as(s) for name, s in scores.items()}
+    assert scope == "global", scope
+    masks = keep_share(torch.cat([s.flatten() for s in scores.values()])[None])[0]
+    masks = masks.split([s.numel() for s in scores.values()])
+    return {name: mask.view_as(s) for (name, s), mask in zip(scores.items(), masks, strict=True)}
 
 
 def n_of_m_masks(scores, n=2, m=4):
-    """In every m consecutive inputs of a row the n with the highest scores stay (2:4: Mishra et al. 2021,
-    arXiv:2104.08378). GPUs since Ampere have kernels for 2:4; torch on a CPU has none. A row whose length m does
-    not divide ends in a shorter group, which keeps up to n.
+    """In every m consecutive inputs of a row the n with the highest scores stay (Mishra et al. 2021, arXiv:2104.08378).
+
+    GPUs since Ampere have kernels for 2:4, CPUs have none. A row's last group may be shorter; it keeps up to n.
     """
     if not 0 < n <= m:
         raise ValueError(f"{n}:{m} is not a pattern: n of every m stay, 0 < n <= m")
@@ -163,13 +143,10 @@ def n_of_m_masks(scores, n=2, m=4):
 def apply_masks(model, masks):
     """Write zeros where the masks are False, in place."""
     for name, mask in masks.items():
-        # Not weight * mask: that would leave -0.0 behind, which the stored form keeps as a value.
-        model.get_submodule(name).weight.masked_fill_(~mask, 0)
+        model.get_submodule(name).weight.masked_fill_(~mask, 0)  # weight * mask would leave -0.0, which is stored
 
 
-# ---------------------------------------------------------------------------------------------------------
-# 3. How do the others adapt?  The formulas of sparse training
-# ---------------------------------------------------------------------------------------------------------
+# 3. How do the others adapt?  The formulas of sparse training --------------------------------------------
 
 def cubic_sparsity(step, start, end, initial=0.0, final=0.9):
     """Prune fast while many weights are idle, slowly when few are left (Zhu and Gupta 2017, arXiv:1710.01878, eq. 1).
@@ -183,17 +160,10 @@ def cubic_sparsity(step, start, end, initial=0.0, final=0.9):
 def movement_gradient(weight_gradient, weight):
     """dL/dS = dL/dW' * W (Sanh et al. 2020, arXiv:2005.07683, eq. 3), for W' = W * mask(S).
 
-    The mask is a step function; "straight-through" treats it as the identity, as if W' were W * S. A gradient
-    step then raises S where -dL/dW' and W agree in sign: where training moves a weight away from zero.
-    The same holds for weights that are masked now, so they can come back.
+    "Straight-through": the mask's step is taken for the identity, as if W' were W * S. A gradient step then raises
+    S where training moves a weight away from zero, also where it is masked now, so that it can come back.
     """
     return weight_gradient * weight
-
-
-def soft_penalty_gradient(scores, strength, matrices):
-    """d/dS of strength * mean over matrices of mean sigmoid(S): pushes scores below the threshold (section 4.2)."""
-    probability = torch.sigmoid(scores)
-    return strength * probability * (1 - probability) / (scores.numel() * matrices)
 
 
 def cosine_fraction(step, end, alpha=0.3):
@@ -204,26 +174,22 @@ def cosine_fraction(step, end, alpha=0.3):
 def drop_and_grow(weight, mask, gradient, fraction):
     """RigL's exchange at a fixed number of weights (Evci et al. 2020, arXiv:1911.11134, algorithm 1).
 
-    drop: the `fraction` of the living weights with the smallest |weight|
-    grow: as many of all others with the largest |gradient|; they start at 0
-    Returns (new weight, new mask), both new tensors.
+    drop the `fraction` of the living weights with the smallest |weight|; grow as many of all others, those with the
+    largest |gradient|, from 0.    Returns (new weight, new mask).
     """
-    living = int(mask.sum())
-    exchanged = round(fraction * living)
+    living, exchanged = int(mask.sum()), round(fraction * int(mask.sum()))
     kept = keep_highest(weight.abs().masked_fill(~mask, -1).reshape(1, -1), living - exchanged).view_as(mask)
     grown = keep_highest(gradient.abs().masked_fill(kept, -1).reshape(1, -1), exchanged).view_as(mask)
     return weight.masked_fill(~kept, 0), kept | grown
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Sparse training: one small object a method, the same two calls in the loop
-# ---------------------------------------------------------------------------------------------------------
+# Sparse training: one small object a method, the same two calls in the loop ------------------------------
 
 class GradualMagnitude:
     """Prune the smallest weights little by little while the others learn (Zhu and Gupta 2017, arXiv:1710.01878).
 
-    The cubic schedule starts after a tenth of the steps, when the optimizer is warm, and ends at three quarters, so
-    that the rest recovers with the final masks. (The fractions are practice, not from the paper.)
+    The schedule runs from a tenth of the steps, when the optimizer is warm, to three quarters; the rest recovers
+    with the final masks. (The fractions are practice, not from the paper.)
     modules: from `prunable`    steps: batches of the whole training    every: batches between two new masks
     """
 
@@ -235,13 +201,12 @@ class GradualMagnitude:
         self.sparsity, self.scope, self.every = sparsity, scope, every
         self.step, self.start, self.end = 0, round(0.1 * steps), max(1, round(0.75 * steps))
 
-    @property
     def at_target(self):
-        """Has the asked sparsity been reached? Before, a good validation score says nothing about the result."""
+        """Is the asked sparsity reached? Before, a good validation score says nothing about the result."""
         return self.step >= self.end
 
     def before_step(self):
-        """Between loss.backward() and the optimizer: nothing to see for magnitudes."""
+        """Between loss.backward() and the optimizer: magnitudes need no gradient."""
 
     @torch.no_grad()
     def after_step(self):
@@ -265,9 +230,8 @@ class Movement(GradualMagnitude):
 
         W' = W * top_k(S),    dL/dS = dL/dW' * W,    dL/dW = dL/dW' where the mask is True, else 0
 
-    The model holds W' (so loss.backward() gives dL/dW' for all of it); W and S are kept here. S has an Adam of its
-    own, with a constant learning rate and no decay; once the target is reached, the masks stay. Wins over magnitude
-    below 15 % of the weights. Costs three more tensors of the weights' size while training.
+    The model holds W', so loss.backward() gives dL/dW' of every weight; W and S are kept here. S has an Adam of its
+    own, with a constant learning rate and no decay. Better than magnitude where less than 15 % of the weights stay.
     """
 
     def __init__(self, modules, steps, sparsity, scope="layer", every=10, score_lr=1e-2):
@@ -277,11 +241,13 @@ class Movement(GradualMagnitude):
         self.adam = torch.optim.Adam(self.S.values(), lr=score_lr)
 
     def before_step(self):
-        if self.at_target:
-            return
-        for name, weight in self.weights.items():
-            self.S[name].grad = movement_gradient(weight.grad, self.dense[name])
-        self.adam.step()
+        if self.step < self.end:
+            for name, weight in self.weights.items():
+                self.S[name].grad = movement_gradient(weight.grad, self.dense[name]) + self.penalty(name)
+            self.adam.step()
+
+    def penalty(self, name):
+        return 0
 
     @torch.no_grad()
     def after_step(self):
@@ -297,9 +263,8 @@ class Movement(GradualMagnitude):
 class SoftMovement(Movement):
     """Movement pruning with a threshold in place of a count: mask = sigmoid(S) > tau (the paper's section 4.2).
 
-    A penalty strength * mean sigmoid(S) pulls all scores down; the loss holds up those it needs. Threshold and
-    penalty rise together, with the cubic schedule. How sparse it gets follows from `strength` and from
-    score_lr * steps, not from a budget: look at `sparsity_of` afterwards.
+    A penalty, strength * (mean over matrices of mean sigmoid(S)), pulls all scores down; the loss holds up those it
+    needs. tau and penalty rise by the cubic schedule. There is no budget: strength and score_lr * steps decide.
     """
 
     def __init__(self, modules, steps, strength=400.0, tau=0.1, every=10, score_lr=1e-2):
@@ -309,16 +274,12 @@ class SoftMovement(Movement):
     def ramp(self):
         return cubic_sparsity(self.step, self.start, self.end, final=1.0)
 
-    def before_step(self):
-        if self.at_target:
-            return
-        for name, weight in self.weights.items():
-            penalty = soft_penalty_gradient(self.S[name].detach(), self.strength * self.ramp(), len(self.S))
-            self.S[name].grad = movement_gradient(weight.grad, self.dense[name]) + penalty
-        self.adam.step()
+    def penalty(self, name):
+        p = torch.sigmoid(self.S[name].detach())
+        return self.strength * self.ramp() * p * (1 - p) / (p.numel() * len(self.S))
 
     def new_masks(self):
-        return {name: torch.sigmoid(S.detach()) > self.tau * self.ramp() for name, S in self.S.items()}
+        return {name: torch.sigmoid(S) > self.tau * self.ramp() for name, S in self.scores().items()}
 
 
 class RigL(GradualMagnitude):
@@ -330,54 +291,41 @@ class RigL(GradualMagnitude):
     def __init__(self, modules, steps, masks, every=50, alpha=0.3):
         super().__init__(modules, steps, sparsity=None, every=every)
         self.masks, self.alpha = dict(masks), alpha
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.masked_fill_(~masks[name], 0)
+        for name, weight in self.weights.items():
+            weight.data.masked_fill_(~masks[name], 0)
 
-    @property
     def at_target(self):
         return True
 
     @torch.no_grad()
     def before_step(self):
-        if self.step == 0 or self.step >= self.end or self.step % self.every:
-            return
-        for name, weight in self.weights.items():  # the gradient of zeroed weights counts too: it says who to grow
-            grown, self.masks[name] = drop_and_grow(
-                weight, self.masks[name], weight.grad, cosine_fraction(self.step, self.end, self.alpha))
-            weight.copy_(grown)
+        if 0 < self.step < self.end and self.step % self.every == 0:
+            fraction = cosine_fraction(self.step, self.end, self.alpha)
+            for name, weight in self.weights.items():
+                weight.data, self.masks[name] = drop_and_grow(weight, self.masks[name], weight.grad, fraction)
 
     def new_masks(self):
         return self.masks
 
 
-SPARSE_TRAINING = {"gradual": GradualMagnitude, "movement": Movement, "soft-movement": SoftMovement, "rigl": RigL}
-
-
-# ---------------------------------------------------------------------------------------------------------
-# 4. Into the file, and back to plain matrices
-# ---------------------------------------------------------------------------------------------------------
+# 4. Into the file, and back to plain matrices ------------------------------------------------------------
 
 def store_sparse(model):
     """A copy whose matrices are bitmap + values (layers.SparseLinear) where that takes fewer bytes; same logits."""
     model = copy.deepcopy(model).eval()
-    forms = dict(model.config.stored_forms)
     for name, linear in prunable(model, head=True).items():
         sparse = layers.SparseLinear.from_float(linear)
         if sparse.bitmap.numel() + 4 * sparse.values.numel() < 4 * linear.weight.numel():
             layers.replace_module(model, name, sparse)
-            forms[name] = f"sparse_linear:{sparse.values.numel()}"
-    model.config.stored_forms = forms
+            model.config.stored_forms[name] = f"sparse_linear:{sparse.values.numel()}"
     return model
 
 
 def to_dense(model):
     """A copy with plain nn.Linear matrices, zeros and all, for what wants floats: training, int8, cutting."""
     model = copy.deepcopy(model)
-    forms = dict(model.config.stored_forms)
     for name, module in list(model.named_modules()):
         if isinstance(module, layers.SparseLinear):
             layers.replace_module(model, name, module.to_linear())
-            del forms[name]
-    model.config.stored_forms = forms
+            del model.config.stored_forms[name]
     return model

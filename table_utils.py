@@ -197,6 +197,15 @@ def choose_columns(columns, text=None, labels=(None,), need_label=True):
     return (text_column[0], label_columns) if text_column and (label_columns or not need_label) else None
 
 
+def no_column(path, text, label, record):
+    """The message when the text or label column cannot be told."""
+    if absent := [f"{flag} {name}" for flag, name in (("--text", text), ("--label", label))
+                  if name and name.casefold() not in map(str.casefold, record)]:
+        return f"{path} has no column for {' and '.join(absent)}; it has {', '.join(record) or 'none'}"
+    return (f"{path}: which columns are the text and the label? It has {', '.join(record) or 'none'}. "
+            "Name them with --text COLUMN --label COLUMN")
+
+
 # 4. Texts to label: evaluate.py predict
 
 def read_texts(path=None, column=None):
@@ -215,16 +224,13 @@ def read_texts(path=None, column=None):
         row, text, problem = row + 1, record, None
         if isinstance(record, dict):
             picked = picked or choose(list(record))
-            if picked is None:
-                raise ValueError(f"{path}: which column is the text? It has {', '.join(record)}. "
-                                 "Name it with --text COLUMN")
-            text = record.get(picked[0])
+            if picked is None and ".json" not in path.name:             # a header is the same for all rows
+                raise ValueError(no_column(path, column, None, record))
+            text = record.get(picked[0]) if picked else None
         if isinstance(text, Problem):
             problem = "a row " + text
         elif not isinstance(text, str):
             problem = f"the text is not a string but {json.dumps(text)[:40]}"
-        elif not text.strip():
-            problem = "the text is empty"
         elif BROKEN.search(text):
             problem = "the text holds bytes that are not valid text"
         yield row, None if problem else text, problem and f"{where}: {problem}"

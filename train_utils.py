@@ -34,16 +34,28 @@ from model_utils import load_model, model_from_scratch
 
 
 def parser_for(doc):
-    """An ArgumentParser whose help is the script's docstring and shows every default."""
+    """An ArgumentParser whose help is the script's docstring and shows every default; a wrong flag is one line."""
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-    return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+        def _get_help_string(self, action):
+            return action.help if action.default is None else super()._get_help_string(action)
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+    return Parser(description=doc, formatter_class=Formatter, allow_abbrev=False)
 
 
 def positive_int(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return value
+
+
+def whole_number(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
 
 
@@ -56,7 +68,7 @@ def number_between(low, high):
     return number
 
 
-fraction = number_between(0, 1)
+fraction, not_negative = number_between(0, 1), number_between(0, math.inf)
 
 
 def add_common_flags(parser, data_required=True):
@@ -67,7 +79,7 @@ def add_common_flags(parser, data_required=True):
     parser.add_argument("--data-dir", default="data", help="where registered datasets lie, as DATA_DIR/NAME/")
     parser.add_argument("--text", help="the column of the text in a file of yours (default: guessed)")
     parser.add_argument("--label", help="the column of the label in a file of yours (default: guessed)")
-    parser.add_argument("--batch-size", type=positive_int, default=32)
+    parser.add_argument("--batch-size", type=positive_int, default=32, help="texts per forward pass")
     parser.add_argument("--max-length", type=positive_int, default=128,
                         help="tokens kept of a text, special tokens included")
     parser.add_argument("--seed", type=int, default=0, help="of weights, dropout and shuffling")
@@ -77,23 +89,24 @@ def add_common_flags(parser, data_required=True):
 
 def add_training_flags(parser, epochs, lr):
     """Flags of the three verbs that train."""
-    parser.add_argument("--epochs", type=int, default=epochs)
-    parser.add_argument("--lr", type=float, default=lr,
+    parser.add_argument("--epochs", type=whole_number, default=epochs, help="passes over the training texts")
+    parser.add_argument("--lr", type=not_negative, default=lr,
                         help="peak learning rate: 2e-5 for a base model, 1e-4 for MiniLM, 1e-3 from scratch")
-    parser.add_argument("--weight-decay", type=float, default=0.01, help="on matrices only")
+    parser.add_argument("--weight-decay", type=not_negative, default=0.01, help="on matrices only")
     parser.add_argument("--warmup", type=fraction, default=0.1, help="share of the steps until the peak")
     parser.add_argument("--accumulate", type=positive_int, default=1, help="batches per step of the optimizer")
-    parser.add_argument("--max-grad-norm", type=float, default=1.0)
+    parser.add_argument("--max-grad-norm", type=not_negative, default=1.0, help="clip the gradients' norm")
     parser.add_argument("--dropout", type=number_between(0, 0.9), help="replaces the model's own (0: off)")
-    parser.add_argument("--freeze", type=int, default=0, 
+    parser.add_argument("--freeze", type=whole_number, default=0, 
                         help="train neither the embeddings nor the first N layers; 0: train all")
     parser.add_argument("--patience", type=positive_int, default=3,
                         help="stop after so many epochs without a better validation macro-F1")
     parser.add_argument("--max-train", type=positive_int, help="a stratified subset of so many training rows")
-    parser.add_argument("--minutes", type=float, default=0, help="stop training after this long; 0: no limit")
+    parser.add_argument("--minutes", type=not_negative, default=0, help="stop training after this long; 0: no limit")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None,
                         help="mixed precision (default: on a GPU that has it)")
-    parser.add_argument("--wandb", choices=["online", "offline", "disabled"], default="disabled")
+    parser.add_argument("--wandb", choices=["online", "offline", "disabled"], default="disabled",
+                        help="track the run with Weights & Biases")
 
 
 def run_script(main):
@@ -112,7 +125,7 @@ def run_script(main):
 # Before the loop
 # ---------------------------------------------------------------------------------------------------------
 
-def pick_device(name):
+def pick_device(name, quiet=False):
     """'auto' is the first GPU if there is one. The choice is printed."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -120,7 +133,8 @@ def pick_device(name):
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"--device {name} does not work here: {str(error).splitlines()[0]}") from None
-    print(f"device: {name}" + (f" ({torch.get_num_threads()} threads)" if name == "cpu" else ""))
+    if not quiet:
+        print(f"device: {name}" + (f" ({torch.get_num_threads()} threads)" if name == "cpu" else ""))
     return torch.device(name)
 
 
@@ -149,6 +163,9 @@ def open_model(name, data, args, **options):
     Returns (model, tokenizer, data with the labels in the model's order).
     """
     if name.split(":")[0] == "scratch":
+        if given := [flag for flag, value in options.items() if value]:
+            raise ValueError(f"--{given[0].replace('_name', '').replace('_', '-')} does not go with {name}: a model "
+                             "from scratch has a head and a tokenizer of its own")
         model, tokenizer = model_from_scratch(name, data.train.texts, data.label_names)
     else:
         model, tokenizer = load_model(name, label_names=data.label_names, **options)

@@ -434,7 +434,8 @@ def test_each_row_to_predict_gives_one_result_and_a_bad_row_kills_no_other(tmp_p
                                         b'{"text": "bad \xff"}\n{oops\n{"other": 1}\n{"text": "l\xc3\xa9st"}\n')
     rows = list(read_texts(path))
     assert [row for row, _, _ in rows] == list(range(11))
-    assert {row: text for row, text, _ in rows if text is not None} == {0: "good", 4: "bare", 10: "lést"}
+    assert {row: text for row, text, _ in rows if text is not None} == {
+        0: "good", 4: "bare", 6: " ", 10: "lést"}  # an empty text is a text
     assert all((text is None) != (problem is None) for _, text, problem in rows)
     assert rows[1][2].startswith("line 2: the text is not a string but 5")
 
@@ -443,8 +444,8 @@ def test_csv_and_plain_lines_are_predicted_in_order(tmp_path):
     csv_file = write(tmp_path / "in.csv", 'id;body\n1;"two\nlines"\n2\n3;c\n')
     assert [text for _, text, _ in read_texts(csv_file, "body")] == ["two\nlines", None, "c"]
     plain = write(tmp_path / "in.txt", "\ufefffirst, line\r\n\n\"third\n")
-    assert [text for _, text, _ in read_texts(plain)] == ["first, line", None, '"third']
-    with pytest.raises(ValueError, match="which column is the text"):
+    assert [text for _, text, _ in read_texts(plain)] == ["first, line", "", '"third']
+    with pytest.raises(ValueError, match="no column for --text nope; it has id;body"):
         list(read_texts(csv_file, "nope"))
 
 
