@@ -19,7 +19,7 @@ else
 MODEL          ?= sentence-transformers/all-MiniLM-L6-v2
 STUDENT        ?= teacher:layers=0,2,5
 TRAIN_FLAGS    ?= --epochs 2 --lr 1e-4
-PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --steps 2 --epochs 1 --lr 1e-4
+PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --steps 2 --epochs 1 --lr 1e-4 --teacher self
 DISTILL_FLAGS  ?= --epochs 3 --lr 1e-4
 endif
 QUANTIZE_FLAGS ?=

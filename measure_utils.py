@@ -24,11 +24,12 @@ def file_bytes(folder):
 def count_parameters(model):
     """How many numbers the model multiplies or adds with, whatever form they are stored in.
 
-    Scales and zero points are the cost of a form, not parameters, so a quantized model counts what its float
-    parent counts. The reason why sizes are read from files instead: this number says nothing about bytes.
+    Scales, zero points and bitmaps are the cost of a form, not parameters, so a quantized model counts what its
+    float parent counts, and a sparse matrix its non-zeros. This number says nothing about bytes: sizes are read
+    from files.
     """
     return sum(tensor.numel() for name, tensor in model.state_dict().items()
-               if not name.endswith((".scale", ".zero_point")))
+               if not name.endswith((".scale", ".zero_point", ".bitmap")))
 
 
 def time_interleaved(calls, repeats=20, warmup=3):

@@ -468,7 +468,8 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
     for hf_name, tensor in read_tensors(find).items():
         ours = from_hf_name(hf_name, config.family)
         if ours is not None:
-            tensors[ours] = tensor.float() if tensor.is_floating_point() else tensor
+            # A copy: tensors lie at odd addresses in the file, where some kernels round the last bit differently.
+            tensors[ours] = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
         elif not NOT_OURS.search(hf_name.removeprefix(f"{config.family}.")):
             leftover.append(hf_name)
     if new_head or "head.out.weight" not in tensors and "head.out" not in config.stored_forms:
@@ -489,7 +490,10 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
     if fresh:
         print(f"new classification head ({list_names(fresh)}) for {len(label_names)} labels: "
               f"{list_names(label_names)}")
-    model.load_state_dict(tensors, strict=True, assign=True)
+    try:
+        model.load_state_dict(tensors, strict=True, assign=True)
+    except ValueError as error:  # a stored form that checks its own numbers
+        raise ValueError(f"{name}: {error}") from None
     tokenizer = load_tokenizer(repository(tokenizer_name) if tokenizer_name else find, config.hf,
                                cleaning=cleaning, name=name)
     if tokenizer.vocab_size > config.vocab_size:

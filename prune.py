@@ -1,31 +1,50 @@
-"""Prune attention heads and FFN neurons: find the ones that matter least, silence them, cut them out.
+"""Prune a classifier: find the heads, neurons, layers and tokens that matter least, and really cut them out.
 
 How much would the loss change if a head were gone? Put a gate xi in front of each head's output, xi = 1, and
-ask the gradient (Michel, Levy and Neubig 2019, arXiv:1905.10650, section 4.1):
+ask the gradient (Michel, Levy and Neubig 2019, arXiv:1905.10650, section 4.1; Kwon et al. 2022, arXiv:2204.09656):
 
-    importance(head) = E_x | dL(x) / dxi |
+    gradient importance = E_x | dL(x) / dxi |          Fisher importance = E_x ( dL(x) / dxi )^2
 
 The gates are the explicit `head_mask` and `ffn_mask` of the encoder, so one backward pass over some texts gives
-the importance of every head and neuron. The least important get mask 0; the score with the masks on tells the
-harm; then the tensors are really cut, which changes no logit, and a little fine-tuning recovers most of the loss.
+the importance of every head and neuron. The most important for their cost stay, as many as the budget holds; the
+score with the masks on tells the harm; then the tensors are really cut, which changes no logit. What was lost comes
+back in two ways: `refit` solves for the matrices that read the surviving units (no training, no labels), and
+--epochs trains, on the labels or on the unpruned model's probabilities (--teacher self).
 
-    python prune.py --model runs/demo/teacher --data demo --out runs/demo/pruned --heads 0.5 --ffn 0.5
-    python prune.py --model runs/tweets/teacher --data tweet_sentiment_extraction --out runs/tweets/pruned \\
-        --heads 0.5 --ffn 0.5 --steps 2 --epochs 1 --lr 1e-4
+    python prune.py --model runs/demo/teacher --data demo --out runs/demo/pruned --heads 0.5 --ffn 0.5 --epochs 2
+    python prune.py --model runs/tweets/teacher --data tweet_sentiment_extraction --out runs/tweets/half --flops 0.5
+    ... --latency 0.5 | --size-mb 40 | --layers 3 | --layers 0,2,5 | --vocab 1      # or several in one call
 
-Add your own importance: write a function like `magnitude_importance` and name it in IMPORTANCE.
+The arithmetic is in pruning.py, step by step. To add an importance of your own, write a function there like
+`magnitude_importance` and name it in IMPORTANCE.
 """
 
-import copy
 import math
+import re
+import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from data_utils import batches, take
-from measure_utils import count_parameters
-from model_utils import check_out, load_model, save_model
+from measure_utils import count_parameters, time_interleaved
+from model_utils import check_out, load_model, save_model, with_layers
+from pruning import (
+    IMPORTANCE,
+    byte_cost,
+    check_cut_equals_masked,
+    cut,
+    keep_evenly,
+    keep_most_important,
+    keep_within,
+    latency_cost,
+    least_harmful_layers,
+    mac_cost,
+    mask_gradients,
+    rearrange,
+    refit,
+)
 from train_utils import (
     Optimizer,
     TrainingLog,
@@ -45,152 +64,59 @@ from train_utils import (
     scores,
     seed_everything,
 )
+from vocabulary import shrink_vocabulary
 
 # ---------------------------------------------------------------------------------------------------------
-# 1. How important is each head, each neuron?  model, texts -> (a vector a layer, a vector a layer)
+# The budget that was asked for, as a Cost and a number
 # ---------------------------------------------------------------------------------------------------------
 
-def gradient_importance(model, texts):
-    """E_x |dL(x)/dmask| (Michel et al. 2019): the mean over texts of each text's own absolute gradient.
+def budget_of(args, model, length):
+    """(Cost, budget at the last step, cost of the model as it is) for --flops, --latency or --size-mb."""
+    units = model.config.heads_per_layer, model.config.neurons_per_layer
+    if args.flops is not None:
+        cost = mac_cost(model.config, length)
+        return cost, args.flops * cost.total(*units), cost.total(*units)
+    if args.latency is not None:
+        cost = latency_cost(model, args.batch_size, round(length))
+        return cost, args.latency * cost.total(*units), cost.total(*units)
+    cost = byte_cost(model.config, 4 * count_parameters(model))
+    return cost, args.size_mb * 1e6, cost.total(*units)
 
-    Each text gets its own copy of the masks, so one backward pass gives the gradients text by text. The
-    absolute value comes before the mean: a head that helps one text and harms the next is not unimportant.
-    Each layer is scaled to norm 1, as in the paper, because gradients shrink from layer to layer.
+
+def choose(args, importance, model, step, units, cost=None, budget=None, full=None):
+    """The masks of step `step`: of equal steps toward the shares --heads and --ffn, or toward the budget."""
+    remaining = 1 - step / args.steps  # share of what will go that is still there
+    if cost is not None:
+        return keep_within(importance, cost, budget + remaining * (full - budget), args.round_to)
+    shares = [kept + remaining * (1 - kept) for kept in (args.heads, args.ffn)]
+    if args.scope == "layer":
+        return tuple(keep_evenly(part, share * total / sum(map(len, part)))
+                     for part, share, total in zip(importance, shares, units, strict=True))
+    depth = len(model.layers)
+    return tuple(keep_most_important(part, max(depth, round(share * total)))
+                 for part, share, total in zip(importance, shares, units, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Recover: the loop of train.py, on the smaller model
+# ---------------------------------------------------------------------------------------------------------
+
+def recover(model, train_ids, targets, validate, args, pad_id, log):
+    """Fine-tune what is left; the best epoch's weights are kept.
+
+    targets: labels (N,) or the unpruned model's probabilities (N, num_labels). With probabilities, cross-entropy
+    is distillation at temperature 1: its gradient is that of KL(original || pruned).
     """
-    heads = [torch.zeros(layer.attention.num_heads) for layer in model.layers]
-    neurons = [torch.zeros(layer.ffn.up.out_features) for layer in model.layers]
-    model.eval()  # the importance of the model that will be used: no dropout
-    for batch in texts:
-        B = len(batch.labels)
-        head_mask = [torch.ones(B, len(h), device=model.device, requires_grad=True) for h in heads]
-        ffn_mask = [torch.ones(B, len(n), device=model.device, requires_grad=True) for n in neurons]
-        logits = model(batch.input_ids, batch.attention_mask, head_mask, ffn_mask)
-        # The sum, not the mean, so that every text's gradient is its own and not 1/B of it.
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-        gradients = torch.autograd.grad(loss, head_mask + ffn_mask)
-        for total, gradient in zip(heads + neurons, gradients, strict=True):
-            total += gradient.abs().sum(dim=0).cpu()
-    return [F.normalize(h, dim=0) for h in heads], [F.normalize(n, dim=0) for n in neurons]
-
-
-def magnitude_importance(model, texts):
-    """The norm of the weights that a cut would remove: cheap, and blind to what the texts need."""
-    heads, neurons = [], []
-    for layer in model.layers:
-        a, size = layer.attention, layer.attention.head_size
-        rows = sum(part.weight.detach().unflatten(0, (-1, size)).square().sum(dim=(1, 2))
-                   for part in (a.query, a.key, a.value))
-        columns = a.output.weight.detach().unflatten(1, (-1, size)).square().sum(dim=(0, 2))
-        heads.append((rows + columns).sqrt().cpu())
-        up, down = layer.ffn.up.weight.detach(), layer.ffn.down.weight.detach()
-        neurons.append((up.square().sum(dim=1) + down.square().sum(dim=0)).sqrt().cpu())
-    return heads, neurons
-
-
-def random_importance(model, texts):
-    """Dice: the control. A method that does not beat this one has learnt nothing about the model."""
-    return ([torch.rand(layer.attention.num_heads) for layer in model.layers],
-            [torch.rand(layer.ffn.up.out_features) for layer in model.layers])
-
-
-IMPORTANCE = {"gradient": gradient_importance, "magnitude": magnitude_importance, "random": random_importance}
-
-
-# ---------------------------------------------------------------------------------------------------------
-# 2. Which ones stay?  importance -> masks
-# ---------------------------------------------------------------------------------------------------------
-
-def keep_most_important(importance, keep):
-    """Masks that keep the `keep` most important units of all layers together, at least one in each layer.
-
-    importance: a vector a layer, of any lengths.    Returns as many vectors of 1 (stays) and 0 (goes).
-    Layers come out uneven: where all units matter, all stay.
-    """
-    if keep < len(importance):
-        raise ValueError(f"cannot keep {keep} of {sum(map(len, importance))} units in {len(importance)} layers: "
-                         "each layer needs at least one")
-    scores = [vector.clone().float() for vector in importance]
-    for vector in scores:
-        vector[vector.argmax()] = math.inf  # the best of each layer stays, whatever the others have
-    best = torch.cat(scores).topk(keep).indices
-    mask = torch.zeros(sum(map(len, scores)))
-    mask[best] = 1
-    return list(mask.split([len(vector) for vector in scores]))
-
-
-def masks_for_budget(importance, heads_to_keep, neurons_to_keep):
-    head_importance, ffn_importance = importance
-    return (keep_most_important(head_importance, heads_to_keep),
-            keep_most_important(ffn_importance, neurons_to_keep))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# 3. Cut: masks -> smaller tensors
-# ---------------------------------------------------------------------------------------------------------
-
-def cut_linear(linear, rows=None, columns=None):
-    """A smaller nn.Linear with the chosen output rows and input columns (index vectors; None: all of them)."""
-    weight, bias = linear.weight.detach(), linear.bias.detach()
-    if rows is not None:
-        weight, bias = weight[rows], bias[rows]
-    if columns is not None:
-        weight = weight[:, columns]
-    smaller = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
-    smaller.weight.data, smaller.bias.data = weight.clone(), bias.clone()
-    return smaller
-
-
-def cut_attention(attention, head_mask):
-    """Remove the heads with mask 0: their rows of query, key and value, their columns of the output matrix."""
-    kept = head_mask.bool().repeat_interleave(attention.head_size).nonzero().flatten()
-    for name in ("query", "key", "value"):
-        setattr(attention, name, cut_linear(getattr(attention, name), rows=kept))
-    attention.output = cut_linear(attention.output, columns=kept)
-    attention.num_heads = int(head_mask.sum())
-
-
-def cut_ffn(ffn, ffn_mask):
-    """Remove the neurons with mask 0: rows of the first matrix, columns of the second."""
-    kept = ffn_mask.bool().nonzero().flatten()
-    ffn.up, ffn.down = cut_linear(ffn.up, rows=kept), cut_linear(ffn.down, columns=kept)
-
-
-def cut(model, head_mask, ffn_mask):
-    """A copy of the model without the masked heads and neurons. Same logits, fewer bytes, fewer milliseconds."""
-    model = copy.deepcopy(model)
-    for layer, heads, neurons in zip(model.layers, head_mask, ffn_mask, strict=True):
-        cut_attention(layer.attention, heads.to(model.device))
-        cut_ffn(layer.ffn, neurons.to(model.device))
-    model.config.heads_per_layer = [layer.attention.num_heads for layer in model.layers]
-    model.config.neurons_per_layer = [layer.ffn.up.out_features for layer in model.layers]
-    return model
-
-
-@torch.no_grad()
-def check_cut_equals_masked(cut_model, model, head_mask, ffn_mask, batch, tolerance=1e-5):
-    """The proof that nothing but zeros was removed: largest |logit difference|, an error above the tolerance."""
-    masked = model(batch.input_ids, batch.attention_mask, head_mask, ffn_mask)
-    difference = (cut_model(batch.input_ids, batch.attention_mask) - masked).abs().max().item()
-    assert difference <= tolerance * max(1.0, masked.abs().max().item()), \
-        f"the cut model's logits differ from the masked model's by {difference:.2g}"
-    return difference
-
-
-# ---------------------------------------------------------------------------------------------------------
-# 4. Recover: the loop of train.py, on the smaller model
-# ---------------------------------------------------------------------------------------------------------
-
-def recover(model, train_ids, train_labels, validate, args, pad_id, log):
-    """Fine-tune what is left. The best epoch's weights are kept."""
     batches_per_epoch = math.ceil(len(train_ids) / args.batch_size)
     optimizer = Optimizer(model, args, num_batches=args.epochs * batches_per_epoch)
     for epoch in log.epochs():
         model.train()
-        shuffled = batches(train_ids, train_labels, args.batch_size, pad_id, shuffle_seed=args.seed + epoch)
+        shuffled = batches(train_ids, None, args.batch_size, pad_id, shuffle_seed=args.seed + epoch)
         for batch in log.progress(shuffled, total=batches_per_epoch):
             batch = batch.to(model.device)
             with autocast(model.device, args.bf16):
-                loss = F.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels)
+                logits = model(batch.input_ids, batch.attention_mask)
+                loss = F.cross_entropy(logits, targets[batch.index].to(model.device))
             loss.backward()
             optimizer.step(loss)
             log.batch(loss)
@@ -202,16 +128,43 @@ def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--model", required=True, help="the model folder to prune")
     parser.add_argument("--out", required=True, help="the model folder to write")
-    parser.add_argument("--heads", type=fraction, default=0.5, help="share of the attention heads that stays")
-    parser.add_argument("--ffn", type=fraction, default=0.5, help="share of the FFN neurons that stays")
-    parser.add_argument("--importance", choices=list(IMPORTANCE), default="gradient")
-    parser.add_argument("--samples", type=positive_int, default=1024,
-                        help="training texts that the importance is measured on")
+    parser.add_argument("--heads", type=fraction, help="share of the attention heads that stays")
+    parser.add_argument("--ffn", type=fraction, help="share of the FFN neurons that stays")
+    parser.add_argument("--flops", type=fraction, help="share of the encoder's multiplications that stays")
+    parser.add_argument("--latency", type=fraction, help="share of the milliseconds that stays, measured here")
+    parser.add_argument("--size-mb", type=float, help="the size that model.safetensors may have, in 10^6 bytes")
+    parser.add_argument("--layers", help="keep so many layers (the least harmful go), or these: 0,2,5")
+    parser.add_argument("--vocab", type=positive_int, metavar="MIN_COUNT",
+                        help="keep the tokens that occur so often in the training texts")
+    parser.add_argument("--characters", choices=["all", "seen"], default="all",
+                        help="with --vocab: single characters of all scripts stay, or those that the texts use")
+    parser.add_argument("--importance", choices=list(IMPORTANCE), default="fisher", help="how units are ranked")
+    parser.add_argument("--scope", choices=["global", "layer"], default="global",
+                        help="rank the units of all layers together, or keep the same share of each (--heads, --ffn)")
+    parser.add_argument("--label-free", action="store_true", help="use the model's own answers in place of labels")
+    parser.add_argument("--refit", action="store_true", help="solve for the output matrices of what stays")
+    parser.add_argument("--samples", type=positive_int, default=2048,
+                        help="training texts for importance and refit")
+    parser.add_argument("--round-to", type=positive_int, default=16,
+                        help="neurons of a layer under a budget are a multiple of this")
     parser.add_argument("--steps", type=positive_int, default=1,
                         help="reach the budget in so many equal steps, with recovery after each")
-    add_training_flags(parser, epochs=1, lr=5e-5)
+    parser.add_argument("--teacher", choices=["self"], help="recover on the unpruned model's probabilities")
+    add_training_flags(parser, epochs=0, lr=5e-5)
     add_common_flags(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    budgets = [name for name in ("flops", "latency", "size_mb") if getattr(args, name) is not None]
+    shares = args.heads is not None or args.ffn is not None
+    if len(budgets) + shares > 1:
+        parser.error("--flops, --latency, --size-mb and --heads/--ffn are four ways to say one thing: give one")
+    if not budgets and not shares and not args.layers and not args.vocab:
+        parser.error("say what stays: --heads 0.5 --ffn 0.5, --flops 0.5, --latency 0.5, --size-mb 40, --layers 3 "
+                     "or --vocab 1")
+    args.heads, args.ffn = (1.0 if value is None else value for value in (args.heads, args.ffn))
+    args.budget, args.units = bool(budgets), bool(budgets) or shares
+    if args.layers and not re.fullmatch(r"\d+(,\d+)*", args.layers):
+        parser.error(f"--layers {args.layers} must be a number of layers or a list like 0,2,5")
+    return args
 
 
 def main(argv=None, after_epoch=None):
@@ -219,56 +172,118 @@ def main(argv=None, after_epoch=None):
     check_out(args.out)
     device = pick_device(args.device)
     seed_everything(args.seed)
-    model, tokenizer = load_model(args.model)
-    prepare_for_training(model, args)
-    data = open_data(args, model.config.label_names)
-    model.to(device)
-    train_ids, val_ids = (encode(tokenizer, split, args, model) for split in (data.train, data.validation))
-    sample = take(data.train, args.samples, seed=args.seed)
-    sample_ids = encode(tokenizer, sample, args, model)
+    original, tokenizer = load_model(args.model)
+    prepare_for_training(original, args)
+    data, report = open_data(args, original.config.label_names), {}
+    original.to(device)
 
     def validate(model, **masks):
-        return scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id, **masks), data.validation.labels)
+        ids = encode(tokenizer, data.validation, args, model)
+        return scores(predict(model, ids, args.batch_size, tokenizer.pad_id, **masks), data.validation.labels)
 
-    def count_units(model):
-        return sum(model.config.heads_per_layer), sum(model.config.neurons_per_layer)
+    before, size_before = validate(original), count_parameters(original)
+    print(f"unpruned: {describe(original)}, macro-F1 {before['macro_f1']:.4f}")
 
-    before, size_before, (heads, neurons) = validate(model), count_parameters(model), count_units(model)
-    print(f"unpruned: {heads} heads, {neurons} neurons, macro-F1 {before['macro_f1']:.4f}")
-    log, trail = TrainingLog(model, args, after_epoch), []
-    for step in range(1, args.steps + 1):
-        # Equal steps: at step s of S, a share 1 - s/S of what will go is still there.
-        share = {unit: 1 - (1 - kept) * step / args.steps for unit, kept in (("heads", args.heads), ("ffn", args.ffn))}
-        keep = (max(len(model.layers), round(share["heads"] * heads)),
-                max(len(model.layers), round(share["ffn"] * neurons)))
-        texts = [batch.to(device) for batch in batches(sample_ids, sample.labels, args.batch_size, tokenizer.pad_id)]
-        head_mask, ffn_mask = masks_for_budget(IMPORTANCE[args.importance](model, texts), *keep)
+    # 1. Tokens: the tokenizer and the embedding table shrink together.
+    model = original
+    if args.vocab:
+        model, tokenizer, report["vocabulary"] = shrink_vocabulary(
+            model, tokenizer, data.train.texts, args.vocab, args.max_length, args.characters, data.validation.texts)
+        v = report["vocabulary"]
+        print(f"vocabulary: {v['tokens_before']:,} -> {v['tokens_after']:,} tokens, "
+              f"{v['embedding_bytes_saved'] / 1e6:.1f} MB less; {v['changed_texts']:,} of {v['checked_texts']:,} "
+              f"validation texts change their tokens; macro-F1 {validate(model)['macro_f1']:.4f}")
+    original = model  # with the tokens that are left: the one to compare logits and milliseconds with
+    train_ids = encode(tokenizer, data.train, args, model)
+    sample = take(data.train, args.samples, seed=args.seed)
+    texts = [batch.to(device) for batch in batches(encode(tokenizer, sample, args, model), sample.labels,
+                                                   args.batch_size, tokenizer.pad_id)]
+    length = float(np.mean([len(ids) for ids in train_ids]))
+
+    targets = torch.tensor(data.train.labels)
+    if args.teacher and args.epochs:
+        targets = predict(original, train_ids, args.batch_size, tokenizer.pad_id).softmax(-1)
+    log, started = TrainingLog(model, args, after_epoch), time.monotonic()
+
+    # 2. Layers: whole blocks go, the least harmful first.
+    if args.layers:
+        kept = [int(number) for number in args.layers.split(",")]
+        if len(kept) == 1 and not args.layers.endswith(","):
+            kept = least_harmful_layers(model, texts, kept[0]) if 0 < kept[0] <= len(model.layers) else [-1]
+        if kept != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < len(model.layers):
+            raise ValueError(f"--layers {args.layers}: the model has {len(model.layers)} layers, from 0 to "
+                             f"{len(model.layers) - 1}")
+        model = with_layers(model, kept)
+        report["layers"] = kept
+        print(f"layers {', '.join(map(str, kept))} stay: macro-F1 {validate(model)['macro_f1']:.4f}")
+
+    # 3. Heads and neurons, in one step or several: importance, masks, cut, refit, recover.
+    whole = model
+    units = sum(model.config.heads_per_layer), sum(model.config.neurons_per_layer)
+    cost = budget_of(args, model, length) if args.budget else ()
+    for step in range(1, args.steps + 1) if args.units else ():
+        gradients = mask_gradients(model, texts, args.label_free)
+        head_mask, ffn_mask = choose(args, IMPORTANCE[args.importance](model, gradients), model, step, units, *cost)
+        if args.importance == "fisher":
+            head_mask, ffn_mask = ([rearrange(mask, g) for mask, g in zip(masks, part, strict=True)]
+                                   for masks, part in zip((head_mask, ffn_mask), gradients, strict=True))
         head_mask, ffn_mask = [m.to(device) for m in head_mask], [m.to(device) for m in ffn_mask]
-
         masked = validate(model, head_mask=head_mask, ffn_mask=ffn_mask)
-        smaller = cut(model, head_mask, ffn_mask)
-        difference = check_cut_equals_masked(smaller.eval(), model.eval(), head_mask, ffn_mask, texts[0])
+        smaller = cut(model, head_mask, ffn_mask).eval()
+        difference = check_cut_equals_masked(smaller, model.eval(), head_mask, ffn_mask, texts[0])
         model = smaller
-        print(f"step {step}/{args.steps}: {keep[0]} heads and {keep[1]} neurons stay, {args.importance} importance | "
-              f"macro-F1 with masks {masked['macro_f1']:.4f} | cut: logits differ by {difference:.1e}")
-        log.start_over(model, masked)
-        if args.epochs:
-            recover(model, train_ids, data.train.labels, validate, args, tokenizer.pad_id, log)
-        trail.append({"heads": model.config.heads_per_layer, "neurons": model.config.neurons_per_layer,
-                      "masked": masked, "recovered": validate(model)})
+        print(f"step {step}/{args.steps}: {describe(model)} stay, {args.importance} importance | macro-F1 with masks "
+              f"{masked['macro_f1']:.4f} | cut: logits differ by {difference:.1e}")
+        report.setdefault("steps", []).append({"heads": model.config.heads_per_layer,
+                                               "neurons": model.config.neurons_per_layer, "masked": masked})
+        if args.refit:
+            errors = refit(model, whole, texts)
+            print(f"refit: relative error of the blocks {np.mean([a for a, _ in errors]):.3f} -> "
+                  f"{np.mean([b for _, b in errors]):.3f}, macro-F1 {validate(model)['macro_f1']:.4f}")
+        if args.epochs and step < args.steps:
+            log.start_over(model, validate(model))
+            recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log)
+    print(f"without training: {time.monotonic() - started:.0f} s" if not args.epochs else "recovering ...")
 
-    after = trail[-1]["recovered"]
+    # 4. Recover, save, report.
+    if args.epochs:
+        log.start_over(model, validate(model))
+        recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log)
+    after = validate(model)
+    report["speedup"] = {f"batch {size}": speedup(model, original, train_ids, size, tokenizer.pad_id)
+                         for size in (1, 32)}
+    if args.budget:
+        spent, (unit, asked, full) = cost[0].total(model.config.heads_per_layer, model.config.neurons_per_layer), (
+            cost[0].unit, cost[1], cost[2])
+        report["budget"] = {"unit": unit, "asked": asked, "predicted": spent, "unpruned": full}
+        print(f"budget: asked {asked:,.4g} {unit} ({asked / full:.1%} of the unpruned), predicted {spent:,.4g} "
+              f"({spent / full:.1%})" + (f", measured {1 / report['speedup']['batch 32']:.1%} of the time at batch 32"
+                                         if unit == "ms" else ""))
     save_model(model, tokenizer, args.out, provenance(
-        "prune.py", args, argv, parent=args.model, data=data, history=log.history, validation=after, pruning=trail))
+        "prune.py", args, argv, parent=args.model, data=data, history=log.history, validation=after, pruning=report))
     log.finish()
-    parameters = count_parameters(model)
     print(f"heads per layer   {' '.join(map(str, model.config.heads_per_layer))}\n"
           f"neurons per layer {' '.join(map(str, model.config.neurons_per_layer))}\n"
-          f"{'':<12}{'parameters':>14}{'macro-F1':>10}\n"
-          f"{'before':<12}{size_before:>14,}{before['macro_f1']:>10.4f}\n"
-          f"{'pruned':<12}{parameters:>14,}{masked['macro_f1']:>10.4f}   (last step, before recovery)\n"
-          f"{'recovered':<12}{parameters:>14,}{after['macro_f1']:>10.4f}\n"
-          f"next: python quantize.py --model {args.out} --out {args.out}-int8 --data {args.data}")
+          f"{'':<10}{'parameters':>14}{'macro-F1':>10}{'kept':>8}\n"
+          f"{'before':<10}{size_before:>14,}{before['macro_f1']:>10.4f}\n"
+          f"{'pruned':<10}{count_parameters(model):>14,}{after['macro_f1']:>10.4f}"
+          f"{after['macro_f1'] / before['macro_f1']:>8.1%}\n"
+          f"faster: " + ", ".join(f"{ratio:.2f} x at {batch}" for batch, ratio in report["speedup"].items())
+          + f"\nnext: python quantize.py --model {args.out} --out {args.out}-int8 --data {args.data}")
+
+
+def describe(model):
+    return f"{sum(model.config.heads_per_layer)} heads and {sum(model.config.neurons_per_layer)} neurons"
+
+
+@torch.inference_mode()
+def speedup(model, original, ids, size, pad_id):
+    """Median time of the unpruned model over that of the pruned one, in turn, on texts of median length."""
+    middle = sorted(ids, key=len)[len(ids) // 2:][:size]
+    batch = next(iter(batches(middle, None, size, pad_id))).to(model.device)
+    times = time_interleaved({"new": lambda: model(batch.input_ids, batch.attention_mask),
+                              "old": lambda: original(batch.input_ids, batch.attention_mask)}, repeats=20)
+    return float(np.median(times["old"] / times["new"]))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from measure_utils import time_interleaved
+from model_utils import with_layers
 
 # ---------------------------------------------------------------------------------------------------------
 # 1. How important is each head, each neuron?
@@ -266,6 +267,23 @@ def keep_within(importance, cost, budget, round_to=1):
     heads, neurons = counts(low)
     return ([keep_most_important([v], n)[0] for v, n in zip(head_importance, heads, strict=True)],
             [keep_most_important([v], n)[0] for v, n in zip(neuron_importance, neurons, strict=True)])
+
+
+def least_harmful_layers(model, texts, keep):
+    """The numbers of the `keep` layers to keep: drop one at a time, always the one whose loss rises least.
+
+    Measured, not guessed: each candidate model answers the texts once, 1/2 L^2 forward passes in all.
+    """
+    @torch.inference_mode()
+    def loss(kept):
+        smaller = with_layers(model, kept)
+        return sum(F.cross_entropy(smaller(b.input_ids, b.attention_mask), b.labels, reduction="sum").item()
+                   for b in texts)
+
+    kept = list(range(len(model.layers)))
+    while len(kept) > keep:
+        kept = min(([i for i in kept if i != gone] for gone in kept), key=loss)
+    return kept
 
 
 # ---------------------------------------------------------------------------------------------------------

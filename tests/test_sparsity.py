@@ -263,6 +263,13 @@ def test_movement_freezes_masked_weights_and_returns_them_as_they_were(texts):
     assert torch.equal(W[~mask], dense[~mask]) and not torch.equal(W[mask], dense[mask])
 
 
+def test_movement_starts_in_the_order_of_magnitude_or_at_the_papers_zero():
+    linear = nn.Linear(6, 5)
+    method = sparsity.Movement({"a": linear}, 10, 0.5)
+    torch.testing.assert_close(method.S["a"], linear.weight.abs() / linear.weight.abs().mean())
+    assert not sparsity.Movement({"a": linear}, 10, 0.5, head_start=0).S["a"].any()
+
+
 def test_movement_keeps_the_weights_with_the_highest_scores_not_the_largest():
     linear = nn.Linear(10, 10)
     method = sparsity.Movement({"a": linear}, 10, 0.7)
@@ -298,6 +305,9 @@ def test_rigl_drops_the_smallest_grows_the_largest_gradients_from_zero_and_keeps
     assert new_mask.tolist() == [[True, False, False, True, False, True, True, False]]
     assert new_weight.tolist() == [[5.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0]]
     assert weight[0, 1] == pytest.approx(-0.1)  # the inputs are left alone
+    gradient[0, 2] = 0.6  # dropped, and wanted back at once: it starts anew
+    new_weight, new_mask = sparsity.drop_and_grow(weight, mask, gradient, 0.5)
+    assert new_mask[0].nonzero().flatten().tolist() == [0, 2, 3, 5] and new_weight[0, 2] == 0
     _, same = sparsity.drop_and_grow(weight, mask, gradient, 0.0)
     assert torch.equal(same, mask)
     torch.manual_seed(0)
@@ -407,7 +417,10 @@ def test_damaged_sparse_tensors_are_a_one_line_error(damage, tmp_path, tokenizer
     if damage == "bit":
         stored[f"{up}.bitmap"][3] ^= 1
     elif damage == "spare":
-        stored[f"{up}.bitmap"][-1] |= 128
+        bitmap = stored[f"{up}.bitmap"]
+        first = int(bitmap.nonzero()[0])
+        bitmap[first] &= bitmap[first] - 1  # one bit moves to where no weight is: the count is still right
+        bitmap[-1] |= 128
     elif damage == "values":
         stored[f"{up}.values"] = stored[f"{up}.values"][:-1].clone()
     elif damage == "dtype":
