@@ -2,6 +2,7 @@
 # target, so a stopped `make all` goes on where it stopped and a finished one does nothing.
 #
 #   make all                                      on the generated demo data
+#   make all DATA=mine.csv EXTRA=--bf16           with a flag for every training step
 #   make all DATA=mine.csv MODEL=sentence-transformers/all-MiniLM-L6-v2 STUDENT=teacher:layers=0,2,5 RUNS=runs/mine
 
 DATA     ?= demo
@@ -19,7 +20,7 @@ else
 MODEL          ?= sentence-transformers/all-MiniLM-L6-v2
 STUDENT        ?= teacher:layers=0,2,5
 TRAIN_FLAGS    ?= --epochs 2 --lr 1e-4
-PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --steps 2 --epochs 1 --lr 1e-4 --teacher self
+PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --refit --epochs 1 --lr 1e-4 --teacher self
 DISTILL_FLAGS  ?= --epochs 3 --lr 1e-4
 endif
 QUANTIZE_FLAGS ?=
@@ -31,7 +32,7 @@ ifneq ($(word 2,$(DATA) )$(word 2,$(RUNS) ),)
 $(error DATA and RUNS must not contain blanks: make cannot handle them)
 endif
 COMMON   := --data "$(DATA)" --data-dir "$(DATA_DIR)" $(if $(TEXT),--text "$(TEXT)") $(if $(LABEL),--label "$(LABEL)")
-TRAINING := $(COMMON) --seed $(SEED)
+TRAINING := $(COMMON) --seed $(SEED) $(EXTRA)
 TEACHER  := $(RUNS)/teacher/run.json
 PRUNED   := $(RUNS)/pruned/run.json
 INT8     := $(RUNS)/int8/run.json

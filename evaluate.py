@@ -174,10 +174,10 @@ def notes(results, where):
     for row in results:
         if row["answers_one_class"]:
             lines.append(f"WARNING: {row['name']} answers one class for every text.")
-        if not row["is_baseline"] and row["speedup_1"] < 1 and row["speedup_32"] < 1:
-            lines.append(f"{row['name']} is slower than the baseline on this machine.")
-        if not row["is_baseline"] and row["low"] <= 0 <= row["high"]:
-            lines.append(f"{row['name']}: these texts cannot tell its score from the baseline's.")
+        if slower := [batch for batch in (1, 32) if row[f"speedup_{batch}"] < 1 and not row["is_baseline"]]:
+            lines.append(f"{row['name']} is slower than the baseline here at batch {' and '.join(map(str, slower))}.")
+    if same := [row["name"] for row in results if not row["is_baseline"] and row["low"] <= 0 <= row["high"]]:
+        lines.append(f"These texts cannot tell from the baseline's the score of: {', '.join(same)}.")
     return lines
 
 
