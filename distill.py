@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from data_utils import batches
 from measure_utils import count_parameters
 from model_utils import check_out, load_model, save_model, with_layers
+from sparsity import to_dense
 from train_utils import (
     Optimizer,
     TrainingLog,
@@ -132,6 +133,7 @@ def layers_of_teacher(recipe, teacher):
 
 def open_student(name, teacher, teacher_tokenizer, data, args):
     if name.split(":")[0] == "teacher":
+        teacher = to_dense(teacher)
         if teacher.config.stored_forms:
             raise ValueError(f"--student {name}: the layers of an int8 teacher cannot be trained; take its fp32 "
                              "parent, or a student of another kind")

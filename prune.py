@@ -13,7 +13,7 @@ back in two ways: `refit` solves for the matrices that read the surviving units 
 
     python prune.py --model runs/demo/teacher --data demo --out runs/demo/pruned --heads 0.5 --ffn 0.5 --epochs 2
     python prune.py --model runs/tweets/teacher --data tweet_sentiment_extraction --out runs/tweets/half --flops 0.5
-    ... --latency 0.5 | --size-mb 40 | --layers 3 | --layers 0,2,5 | --vocab 1      # or several in one call
+    ... --latency 0.5 | --size-mb 40 | --layers 3 | --layers 0,2,5 | --vocab 1 | --sparsity 0.9 --epochs 3
 
 The arithmetic is in pruning.py, step by step. To add an importance of your own, write a function there like
 `magnitude_importance` and name it in IMPORTANCE.
@@ -45,6 +45,22 @@ from pruning import (
     rearrange,
     refit,
 )
+from sparsity import (
+    FixedMasks,
+    GradualMagnitude,
+    Movement,
+    RigL,
+    apply_masks,
+    magnitude_scores,
+    masks_from_scores,
+    n_of_m_masks,
+    prunable,
+    random_scores,
+    sparsity_of,
+    store_sparse,
+    to_dense,
+    wanda_scores,
+)
 from train_utils import (
     Optimizer,
     TrainingLog,
@@ -65,6 +81,10 @@ from train_utils import (
     seed_everything,
 )
 from vocabulary import shrink_vocabulary
+
+ONE_SHOT = {"magnitude": magnitude_scores, "wanda": wanda_scores, "random": random_scores}
+TRAINED = {"gradual": GradualMagnitude, "movement": Movement, "rigl": RigL}
+
 
 # ---------------------------------------------------------------------------------------------------------
 # The budget that was asked for, as a Cost and a number
@@ -101,11 +121,12 @@ def choose(args, importance, model, step, units, cost=None, budget=None, full=No
 # Recover: the loop of train.py, on the smaller model
 # ---------------------------------------------------------------------------------------------------------
 
-def recover(model, train_ids, targets, validate, args, pad_id, log):
+def recover(model, train_ids, targets, validate, args, pad_id, log, sparsifier):
     """Fine-tune what is left; the best epoch's weights are kept.
 
     targets: labels (N,) or the unpruned model's probabilities (N, num_labels). With probabilities, cross-entropy
     is distillation at temperature 1: its gradient is that of KL(original || pruned).
+    sparsifier: a method of sparsity.py that keeps, or makes, single weights zero while the others learn.
     """
     batches_per_epoch = math.ceil(len(train_ids) / args.batch_size)
     optimizer = Optimizer(model, args, num_batches=args.epochs * batches_per_epoch)
@@ -118,10 +139,34 @@ def recover(model, train_ids, targets, validate, args, pad_id, log):
                 logits = model(batch.input_ids, batch.attention_mask)
                 loss = F.cross_entropy(logits, targets[batch.index].to(model.device))
             loss.backward()
+            sparsifier.before_step()
             optimizer.step(loss)
+            sparsifier.after_step()
             log.batch(loss)
         log.add(epoch, validate(model))
+        if not sparsifier.at_target():  # a model that is still too dense must not count as the best
+            log.start_over(model, {"macro_f1": -1.0})
+    if not sparsifier.at_target():
+        raise ValueError(f"training stopped before --sparsity {args.sparsity} was reached: give it more --minutes")
     log.restore_best()
+
+
+def sparsifier_for(args, model, texts, steps):
+    """The method that --sparsity and --method name; those of one shot set the weights to zero here and now."""
+    if args.sparsity is None:
+        return FixedMasks({}, {})
+    modules = prunable(model)
+    if args.method in TRAINED:
+        if args.method == "rigl":
+            return RigL(modules, steps, masks_from_scores(magnitude_scores(model), args.sparsity, args.scope))
+        return TRAINED[args.method](modules, steps, args.sparsity, args.scope)
+    if args.method == "2:4":
+        masks = n_of_m_masks(magnitude_scores(model), n=2, m=4)
+    else:
+        scope = "row" if args.method == "wanda" else args.scope
+        masks = masks_from_scores(ONE_SHOT[args.method](model, texts), args.sparsity, scope)
+    apply_masks(model, masks)
+    return FixedMasks(modules, masks)
 
 
 def parse_args(argv=None):
@@ -138,6 +183,10 @@ def parse_args(argv=None):
                         help="keep the tokens that occur so often in the training texts")
     parser.add_argument("--characters", choices=["all", "seen"], default="all",
                         help="with --vocab: single characters of all scripts stay, or those that the texts use")
+    parser.add_argument("--sparsity", type=fraction, help="share of single weights that goes: bytes, no time")
+    parser.add_argument("--method", choices=[*ONE_SHOT, "2:4", *TRAINED], default="gradual",
+                        help="with --sparsity: " + ", ".join([*ONE_SHOT, "2:4"]) + " prune in one shot, "
+                        + ", ".join(TRAINED) + " while --epochs train")
     parser.add_argument("--importance", choices=list(IMPORTANCE), default="fisher", help="how units are ranked")
     parser.add_argument("--scope", choices=["global", "layer"], default="global",
                         help="rank the units of all layers together, or keep the same share of each (--heads, --ffn)")
@@ -157,9 +206,11 @@ def parse_args(argv=None):
     shares = args.heads is not None or args.ffn is not None
     if len(budgets) + shares > 1:
         parser.error("--flops, --latency, --size-mb and --heads/--ffn are four ways to say one thing: give one")
-    if not budgets and not shares and not args.layers and not args.vocab:
+    if not budgets and not shares and not args.layers and not args.vocab and args.sparsity is None:
         parser.error("say what stays: --heads 0.5 --ffn 0.5, --flops 0.5, --latency 0.5, --size-mb 40, --layers 3 "
-                     "or --vocab 1")
+                     "or --vocab 1; or what goes: --sparsity 0.5")
+    if args.sparsity is not None and args.method in TRAINED and not args.epochs:
+        parser.error(f"--method {args.method} prunes while it trains: give it --epochs, or take --method wanda")
     args.heads, args.ffn = (1.0 if value is None else value for value in (args.heads, args.ffn))
     args.budget, args.units = bool(budgets), bool(budgets) or shares
     if args.layers and not re.fullmatch(r"\d+(,\d+)*", args.layers):
@@ -173,6 +224,7 @@ def main(argv=None, after_epoch=None):
     device = pick_device(args.device)
     seed_everything(args.seed)
     original, tokenizer = load_model(args.model)
+    original = to_dense(original)
     prepare_for_training(original, args)
     data, report = open_data(args, original.config.label_names), {}
     original.to(device)
@@ -242,14 +294,22 @@ def main(argv=None, after_epoch=None):
                   f"{np.mean([b for _, b in errors]):.3f}, macro-F1 {validate(model)['macro_f1']:.4f}")
         if args.epochs and step < args.steps:
             log.start_over(model, validate(model))
-            recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log)
-    print(f"without training: {time.monotonic() - started:.0f} s" if not args.epochs else "recovering ...")
-
-    # 4. Recover, save, report.
+            recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, FixedMasks({}, {}))
+    # 4. Single weights, in one shot here or while training below; then recover.
+    steps = args.epochs * math.ceil(len(train_ids) / args.batch_size)
+    sparsifier = sparsifier_for(args, model, texts, steps)
+    print(f"pruned in {time.monotonic() - started:.0f} s, without training" if not args.epochs else "training ...")
     if args.epochs:
         log.start_over(model, validate(model))
-        recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log)
+        if not sparsifier.at_target():
+            log.start_over(model, {"macro_f1": -1.0})
+        recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, sparsifier)
     after = validate(model)
+    if args.sparsity is not None:
+        report["sparsity"] = sparsity_of(model)
+        model = store_sparse(model)
+        print(f"sparsity {report['sparsity']:.1%} of the encoder's weights, stored as bitmap + values: bytes are "
+              "saved, time is not, because dense kernels multiply by zeros like by any number")
     report["speedup"] = {f"batch {size}": speedup(model, original, train_ids, size, tokenizer.pad_id)
                          for size in (1, 32)}
     if args.budget:

@@ -25,6 +25,7 @@ import layers
 from data_utils import batches
 from measure_utils import file_bytes, time_interleaved
 from model_utils import check_out, load_model, save_model
+from sparsity import to_dense
 from train_utils import (
     add_common_flags,
     encode,
@@ -100,6 +101,7 @@ def main(argv=None):
         raise ValueError(f"--device {args.device}: torch.ao's int8 kernels run on the CPU only")
     engine = layers.pick_engine(args.engine)
     model, tokenizer = load_model(args.model)
+    model = to_dense(model)
     if model.config.stored_forms:
         raise ValueError(f"{args.model} is quantized already; start from its fp32 parent")
     data = open_data(args, model.config.label_names) if args.data else None

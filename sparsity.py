@@ -182,7 +182,28 @@ def drop_and_grow(weight, mask, gradient, fraction):
 
 # Sparse training: one small object a method, the same two calls in the loop ------------------------------
 
-class GradualMagnitude:
+class FixedMasks:
+    """What is zero stays zero: fine-tuning after pruning in one shot. Without masks it does nothing."""
+
+    def __init__(self, modules, masks):
+        self.weights = {name: modules[name].weight for name in masks}
+        self.masks = masks
+
+    def at_target(self):
+        """Is the asked sparsity reached? Before, a good validation score says nothing about the result."""
+        return True
+
+    def before_step(self):
+        """Between loss.backward() and the optimizer."""
+
+    @torch.no_grad()
+    def after_step(self):
+        """After the optimizer: zeros where the masks are False."""
+        for name, weight in self.weights.items():
+            weight.masked_fill_(~self.masks[name], 0)
+
+
+class GradualMagnitude(FixedMasks):
     """Prune the smallest weights little by little while the others learn (Zhu and Gupta 2017, arXiv:1710.01878).
 
     The schedule runs from a tenth of the steps to three quarters, the rest is recovery (practice, not the paper's).
@@ -190,19 +211,14 @@ class GradualMagnitude:
     """
 
     def __init__(self, modules, steps, sparsity, scope="global", every=10):
-        self.weights = {name: module.weight for name, module in modules.items()}
+        super().__init__(modules, {name: torch.ones_like(m.weight, dtype=torch.bool) for name, m in modules.items()})
         if frozen := [name for name, weight in self.weights.items() if not weight.requires_grad]:
             raise ValueError(f"{frozen[0]} is frozen: sparse training moves every pruned matrix (--freeze 0)")
-        self.masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
         self.sparsity, self.scope, self.every = sparsity, scope, every
         self.step, self.start, self.end = 0, round(0.1 * steps), max(1, round(0.75 * steps))
 
     def at_target(self):
-        """Is the asked sparsity reached? Before, a good validation score says nothing about the result."""
         return self.step >= self.end
-
-    def before_step(self):
-        """Between loss.backward() and the optimizer: magnitudes need no gradient."""
 
     @torch.no_grad()
     def after_step(self):
@@ -210,8 +226,7 @@ class GradualMagnitude:
         self.step += 1
         if self.start <= self.step <= self.end and (self.step % self.every == 0 or self.step == self.end):
             self.masks = self.new_masks()
-        for name, weight in self.weights.items():
-            weight.masked_fill_(~self.masks[name], 0)
+        super().after_step()
 
     def new_masks(self):
         sparsity = cubic_sparsity(self.step, self.start, self.end, final=self.sparsity)
@@ -320,7 +335,11 @@ def store_sparse(model):
 
 
 def to_dense(model):
-    """A copy with plain nn.Linear matrices, zeros and all, for what wants floats: training, int8, cutting."""
+    """The model with plain nn.Linear matrices, zeros and all, for what wants floats: training, int8, cutting."""
+    sparse = [name for name, module in model.named_modules() if isinstance(module, layers.SparseLinear)]
+    if not sparse:
+        return model
+    print(f"{len(sparse)} sparse matrices are dense from here on: their zeros may become other numbers")
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, layers.SparseLinear):

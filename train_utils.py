@@ -27,6 +27,7 @@ from data_utils import align_labels, batches, load_dataset, take
 from hub_utils import repository
 from measure_utils import hardware
 from model_utils import load_model, model_from_scratch
+from sparsity import to_dense
 
 # ---------------------------------------------------------------------------------------------------------
 # Flags
@@ -169,6 +170,7 @@ def open_model(name, data, args, **options):
         model, tokenizer = model_from_scratch(name, data.train.texts, data.label_names)
     else:
         model, tokenizer = load_model(name, label_names=data.label_names, **options)
+        model = to_dense(model)
     prepare_for_training(model, args)
     return model, tokenizer, align_labels(data, model.config.label_names)
 

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [["search"],
           ["train", "prune", "quantize", "distill", "evaluate"],
           ["train_utils"],
-          ["pruning", "sparsity", "vocabulary"],
+          ["pruning", "vocabulary"],
           ["model_utils"],
+          ["sparsity"],
           ["layers", "data_utils", "text_utils", "measure_utils", "report_utils"],
           ["table_utils", "hub_utils", "demo_data", "file_utils"]]
 ALONE = ["layers", "text_utils", "measure_utils", "report_utils"]  # import nothing of ours: a reader needs one file

@@ -1,5 +1,7 @@
 """Masks and cuts: a zero in a mask, a tensor that is gone and a weight set to zero are one and the same model."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -157,3 +159,147 @@ def test_prune_script_keeps_what_it_was_asked_to_keep(importance, tmp_path, toke
     model, _ = load_model(tmp_path / "pruned")
     assert sum(model.config.heads_per_layer) == 6 and sum(model.config.neurons_per_layer) == 18
     assert "with masks" in capsys.readouterr().out
+
+
+# --- budgets, rearrangement, refit ------------------------------------------------------------------------
+
+def test_macs_equal_a_count_of_the_multiplications_that_torch_really_does():
+    """FlopCounterMode counts 2 flops a multiply-add, over all matrix products of one text of 7 tokens."""
+    from torch.utils.flop_counter import FlopCounterMode
+    model = random_model(heads_per_layer=[4, 2, 3], neurons_per_layer=[24, 8, 16])
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        model(torch.randint(5, 60, (1, 7)))
+    head = 32 * 32 + 32 * 3
+    encoder = pruning.mac_cost(model.config, 7).total(model.config.heads_per_layer, model.config.neurons_per_layer)
+    assert encoder + head == counter.get_total_flops() / 2
+
+
+def test_byte_cost_is_what_the_file_loses(tmp_path, tokenizer):
+    model = random_model()
+    before = sum(4 * p.numel() for p in model.parameters())
+    cost = pruning.byte_cost(model.config, before)
+    heads, neurons = some_masks(model)
+    smaller = pruning.cut(model, heads, neurons)
+    after = sum(4 * p.numel() for p in smaller.parameters())
+    assert cost.total(smaller.config.heads_per_layer, smaller.config.neurons_per_layer) == after < before
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 1.0])
+def test_choice_fills_the_budget_and_never_exceeds_it(share):
+    model = random_model(layers=4, heads=4, neurons=64)
+    torch.manual_seed(0)
+    importance = ([torch.rand(4) for _ in range(4)], [torch.rand(64) for _ in range(4)])
+    cost = pruning.mac_cost(model.config, 10)
+    full = cost.total([4] * 4, [64] * 4)
+    heads, neurons = pruning.keep_within(importance, cost, share * full)
+    spent = cost.total([int(h.sum()) for h in heads], [int(n.sum()) for n in neurons])
+    one_head = cost.slopes()[0]
+    assert share * full - one_head <= spent <= share * full
+    assert all(h.sum() >= 1 for h in heads) and all(n.sum() >= 1 for n in neurons)
+    kept, gone = neurons[0].bool(), ~neurons[0].bool()
+    assert not gone.any() or importance[1][0][kept].min() > importance[1][0][gone].max()
+
+
+def test_neurons_under_a_budget_are_multiples_of_what_the_processor_likes():
+    model = random_model(layers=3, heads=4, neurons=64)
+    importance = ([torch.rand(4) for _ in range(3)], [torch.rand(64) for _ in range(3)])
+    cost = pruning.mac_cost(model.config, 10)
+    _, neurons = pruning.keep_within(importance, cost, 0.5 * cost.total([4] * 3, [64] * 3), round_to=16)
+    assert all(int(n.sum()) % 16 == 0 for n in neurons)
+
+
+def test_impossible_budget_is_an_error_that_states_the_nearest_possible_one():
+    model = random_model()
+    importance = ([torch.rand(4) for _ in range(3)], [torch.rand(24) for _ in range(3)])
+    cost = pruning.mac_cost(model.config, 10)
+    least = cost.total([1] * 3, [1] * 3)
+    with pytest.raises(ValueError, match=re.escape(f"already cost {least:,.4g} MACs")):
+        pruning.keep_within(importance, cost, 0.9 * least)
+    pruning.keep_within(importance, cost, least)
+
+
+def test_rearranging_never_raises_the_predicted_loss_and_keeps_the_count():
+    torch.manual_seed(0)
+    shared = torch.randn(200, 1)
+    gradients = torch.cat([torch.randn(200, 10), shared + 0.1 * torch.randn(200, 6), -shared], dim=1)  # twins, a foe
+    mask = pruning.keep_most_important([gradients.square().mean(0)], 9)[0]
+
+    def rise(m):
+        return (gradients @ (1 - m)).square().mean()
+    better = pruning.rearrange(mask, gradients)
+    assert better.sum() == mask.sum() and rise(better) < 0.9 * rise(mask)
+
+
+def test_units_that_cancel_may_go_together():
+    """u and -u harm alone and not together; the diagonal cannot see it, the whole matrix can."""
+    torch.manual_seed(0)
+    u, small = torch.randn(100, 1), 1.5 * torch.randn(100, 2)
+    gradients = torch.cat([u, -u, small, 3 * torch.randn(100, 2)], dim=1)
+    assert pruning.rearrange(torch.tensor([0., 1, 0, 1, 1, 1]), gradients).tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_refit_lowers_the_error_of_every_block_and_of_the_logits():
+    model = random_model(layers=3, heads=4, neurons=32, std=0.2)
+    torch.manual_seed(0)
+    ids = [torch.randint(5, 60, (n,)).tolist() for n in torch.randint(4, 12, (64,)).tolist()]
+    texts = list(batches(ids, [0] * 64, 16, pad_id=0))
+    heads = [torch.tensor([1., 1, 1, 0])] * 3
+    smaller = pruning.cut(model, heads, [(torch.arange(32) < 20).float()] * 3)
+
+    def error(candidate):
+        return sum((candidate(b.input_ids, b.attention_mask) - model(b.input_ids, b.attention_mask)).square().sum()
+                   for b in texts).item()
+    before = error(smaller)
+    errors = pruning.refit(smaller, model, texts)
+    assert all(after <= before for before, after in errors) and error(smaller) < 0.5 * before
+
+
+def test_refit_of_an_uncut_model_changes_nothing(padded_batch):
+    model = random_model()
+    same = pruning.cut(model, [torch.ones(4)] * 3, [torch.ones(24)] * 3)
+    pruning.refit(same, model, list(batches([[2, 7, 9, 3], [2, 30, 3]], [0, 1], 2, pad_id=0)))
+    torch.testing.assert_close(same(*padded_batch), model(*padded_batch), atol=1e-4, rtol=1e-4)
+
+
+def test_latency_table_predicts_the_sum_of_its_measured_parts(monkeypatch):
+    """With a clock that says 0.5 ms a head and 0.01 ms a neuron, a tenth of it in the last layer, and 10 ms in all."""
+    def clock(calls, repeats):
+        def ms(name):
+            if name == "whole":
+                return 10.0
+            kind, last, count = name
+            return (0.1 if last else 1.0) * {"heads": 0.5, "neurons": 0.01}[kind] * count
+        return {name: [ms(name)] for name in calls}
+    monkeypatch.setattr(pruning, "time_interleaved", clock)
+    model = random_model(layers=3, heads=4, neurons=32)
+    cost = pruning.latency_cost(model, batch_size=2, length=5)
+    assert cost.total([4, 4, 4], [32, 32, 32]) == pytest.approx(10)
+    assert cost.total([2, 4, 4], [32, 16, 32]) == pytest.approx(10 - 2 * 0.5 - 16 * 0.01)
+    assert cost.total([4, 4, 2], [32, 32, 32]) == pytest.approx(10 - 0.1 * 2 * 0.5)
+
+
+def test_least_harmful_layers_drops_the_one_that_does_nothing():
+    model = random_model()
+    for linear in (model.layers[1].attention.output, model.layers[1].ffn.down):
+        linear.weight.data.zero_()
+        linear.bias.data.zero_()
+    ids = [[2, 7, 9, 3], [2, 30, 3], [2, 8, 41, 6, 3]]
+    with torch.no_grad():
+        labels = [int(model(torch.tensor([row])).argmax()) for row in ids]
+    assert pruning.least_harmful_layers(model, list(batches(ids, labels, 3, 0)), 2) == [0, 2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("flags", [["--flops", "0.6", "--refit"], ["--layers", "2"],
+                                   ["--layers", "0,2", "--flops", "0.5"], ["--vocab", "1"], ["--size-mb", "0.034"],
+                                   ["--sparsity", "0.5", "--method", "wanda"], ["--sparsity", "0.5", "--method", "2:4"],
+                                   ["--sparsity", "0.8", "--epochs", "2", "--teacher", "self"]])
+def test_every_way_to_prune_ends_in_a_folder_that_loads(family, flags, tmp_path, tokenizer):
+    vocab = max(tokenizer.vocab_size, 60)
+    save_model(random_model(family=family, vocab_size=vocab), tokenizer, tmp_path / "teacher", run={})
+    (tmp_path / "mine.csv").write_text("text,label\n" + "".join(
+        f"{text} {i},{LABELS[i % 3]}\n" for i, text in enumerate(TEXTS * 6)))
+    prune.main(["--model", str(tmp_path / "teacher"), "--out", str(tmp_path / "out"), "--data",
+                str(tmp_path / "mine.csv"), "--round-to", "1", *flags])
+    model, again = load_model(tmp_path / "out")
+    assert torch.isfinite(model(torch.tensor(again(["a good day"], 20)))).all()
