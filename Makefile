@@ -51,7 +51,7 @@ CMD_student       := $(DISTILL) --out $(RUNS)/student
 CMD_student-alone := $(DISTILL) --out $(RUNS)/student-alone --control
 CMD_report        := evaluate.py $(dir $(MODELS)) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
-.PHONY: all table teacher pruned int8 student control report test bench lint clean help FORCE
+.PHONY: all table teacher pruned int8 student control report test bench curves lint clean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
@@ -96,6 +96,8 @@ lint: .venv/.installed-dev
 	$(PYTHON) -m ruff check .
 bench: .venv/.installed-dev               ## scoring and training speed against transformers; MODEL and DATA as above
 	$(PYTHON) tests/bench_peers.py --model "$(MODEL)" $(COMMON)
+curves: .venv/.installed-dev              ## macro-F1 kept by each importance at each budget, without training
+	$(PYTHON) tests/bench_pruning.py --model "$(MODEL)" $(COMMON)
 
 clean:                                    ## remove this chain's models and report
 	rm -rf $(RUNS)

@@ -295,6 +295,7 @@ def main(argv=None, after_epoch=None):
         if args.epochs and step < args.steps:
             log.start_over(model, validate(model))
             recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, FixedMasks({}, {}))
+
     # 4. Single weights, in one shot here or while training below; then recover.
     steps = args.epochs * math.ceil(len(train_ids) / args.batch_size)
     sparsifier = sparsifier_for(args, model, texts, steps)
@@ -313,15 +314,15 @@ def main(argv=None, after_epoch=None):
     report["speedup"] = {f"batch {size}": speedup(model, original, train_ids, size, tokenizer.pad_id)
                          for size in (1, 32)}
     if args.budget:
-        spent, (unit, asked, full) = cost[0].total(model.config.heads_per_layer, model.config.neurons_per_layer), (
-            cost[0].unit, cost[1], cost[2])
-        report["budget"] = {"unit": unit, "asked": asked, "predicted": spent, "unpruned": full}
-        print(f"budget: asked {asked:,.4g} {unit} ({asked / full:.1%} of the unpruned), predicted {spent:,.4g} "
-              f"({spent / full:.1%})" + (f", measured {1 / report['speedup']['batch 32']:.1%} of the time at batch 32"
-                                         if unit == "ms" else ""))
+        curve, asked, full = cost
+        spent = curve.total(model.config.heads_per_layer, model.config.neurons_per_layer)
+        report["budget"] = {"unit": curve.unit, "asked": asked, "predicted": spent, "unpruned": full}
+        print(f"budget: asked {asked:,.4g} {curve.unit} ({asked / full:.1%} of the unpruned), predicted {spent:,.4g} "
+              f"({spent / full:.1%}), measured at batch 32 {1 / report['speedup']['batch 32']:.1%} of the time")
     save_model(model, tokenizer, args.out, provenance(
         "prune.py", args, argv, parent=args.model, data=data, history=log.history, validation=after, pruning=report))
-    log.finish()
+    log.finish(predict(model, encode(tokenizer, data.validation, args, model), args.batch_size, tokenizer.pad_id),
+               data.validation.labels, data.label_names)
     print(f"heads per layer   {' '.join(map(str, model.config.heads_per_layer))}\n"
           f"neurons per layer {' '.join(map(str, model.config.neurons_per_layer))}\n"
           f"{'':<10}{'parameters':>14}{'macro-F1':>10}{'kept':>8}\n"
