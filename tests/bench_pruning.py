@@ -59,7 +59,8 @@ def main(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--model", required=True, help="a fine-tuned model folder")
     parser.add_argument("--out", default="runs/curves", help="the folder for curves.png and curves.json")
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.9, 0.7, 0.5, 0.4, 0.3, 0.2], help="shares of MACs")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.9, 0.7, 0.5, 0.4, 0.3, 0.2],
+                        help="shares of the MACs that stay")
     parser.add_argument("--seeds", type=int, default=3, help="samples to draw")
     parser.add_argument("--samples", type=int, default=2048, help="training texts in a sample")
     add_common_flags(parser)
@@ -70,7 +71,8 @@ def main(argv=None):
     val_ids = encode(tokenizer, data.validation, args, model)
 
     def validate(candidate):
-        return scores(predict(candidate, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels)["macro_f1"]
+        logits = predict(candidate, val_ids, args.batch_size, tokenizer.pad_id)
+        return scores(logits, data.validation.labels)["macro_f1"]
 
     unpruned = validate(model)
     kept = {method: {str(share): [] for share in args.budgets} for method in METHODS}
