@@ -7,7 +7,7 @@
 
 DATA     ?= demo
 DATA_DIR ?= data
-RUNS     ?= runs/$(basename $(notdir $(subst :,-,$(DATA))))
+RUNS     ?= runs/$(basename $(notdir $(patsubst %/,%,$(subst :,-,$(DATA)))))
 SEED     ?= 0
 
 ifeq ($(DATA),demo)
@@ -68,7 +68,7 @@ report: $(REPORT)                         ## results.md, results.csv and picture
 
 $(RUNS)/%/run.json: $(RUNS)/.commands/% | $(INSTALLED)
 	$(PYTHON) $(CMD_$*)
-$(TEACHER): $(wildcard $(DATA))
+$(TEACHER): $(wildcard $(DATA) $(DATA)/*)
 $(PRUNED) $(INT8) $(SMALL) $(CONTROL): $(TEACHER)
 $(PRUNED8): $(PRUNED)
 $(REPORT): $(MODELS) $(RUNS)/.commands/report
@@ -100,7 +100,8 @@ curves: .venv/.installed-dev              ## macro-F1 kept by each importance at
 	$(PYTHON) tests/bench_pruning.py --model "$(MODEL)" $(COMMON)
 
 clean:                                    ## remove this chain's models and report
-	rm -rf $(RUNS)
+	rm -rf $(dir $(MODELS)) $(RUNS)/report $(RUNS)/teacher_logits $(RUNS)/.commands
+	-rmdir $(RUNS)
 
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/' | sort

@@ -78,7 +78,7 @@ def kd_loss(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.5):
 # The teacher's answers, computed once and kept by text
 # ---------------------------------------------------------------------------------------------------------
 
-def text_key(text):
+def text_digest(text):
     """16 bytes that stand for a text, the same in every process."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
@@ -93,7 +93,7 @@ def cached_logits(cache, texts, compute):
     if cache.exists():
         stored = load_file(cache)
         known = {bytes(key): row for key, row in zip(stored["keys"].numpy(), stored["logits"], strict=True)}
-    keys = [text_key(text) for text in texts]
+    keys = [text_digest(text) for text in texts]
     new = list({key: text for key, text in zip(keys, texts, strict=True) if key not in known}.items())
     if new:
         known |= dict(zip([key for key, _ in new], compute([text for _, text in new]), strict=True))
@@ -107,7 +107,7 @@ def cached_logits(cache, texts, compute):
 
 
 def ask_teacher(teacher, tokenizer, texts, args, device):
-    teacher.to(device)
+    teacher.to("cpu" if teacher.config.stored_forms else device)
     ids = tokenizer(texts, min(args.max_length, teacher.config.max_length))
     logits = predict(teacher, ids, args.batch_size, tokenizer.pad_id)
     teacher.cpu()

@@ -26,7 +26,7 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 
 from data_utils import batches
-from file_utils import read_json, write_json
+from file_utils import read_json, write_json, write_text
 from measure_utils import count_parameters, file_bytes, hardware, hardware_line, time_interleaved
 from model_utils import load_model
 from report_utils import (
@@ -66,7 +66,7 @@ def quality(logits, labels, label_names):
     predicted = logits.argmax(-1).numpy()
     ids = range(len(label_names))
     precision, recall, f1, texts = precision_recall_fscore_support(labels, predicted, labels=ids, zero_division=0)
-    return {**{k.replace("validation_", ""): v for k, v in scores(logits, labels).items()},
+    return {**scores(logits, labels),
             "per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
                                  "texts": int(texts[i])} for i, name in enumerate(label_names)},
             "confusion": confusion_matrix(labels, predicted, len(label_names)).tolist()}
@@ -76,8 +76,8 @@ def latencies(models, ids, pad_ids, batch_size, count, device):
     """Milliseconds per batch, the models taking turns on the same texts.
 
     models, ids, pad_ids: {name: ...}; ids[name] are the token ids of all texts, in the same order for each.
-    count batches of `batch_size` texts of like length, spread over all lengths, are timed once each after a
-    warm-up. Returns {name: (count,)}.
+    count batches of `batch_size` texts of like length, spread over all lengths, are timed three times each after a
+    warm-up. Returns {name: (3 * count,)}.
     """
     order = np.argsort([len(row) for row in next(iter(ids.values()))], kind="stable")
     starts = np.linspace(0, max(0, len(order) - batch_size), count).astype(int)
@@ -91,7 +91,7 @@ def latencies(models, ids, pad_ids, batch_size, count, device):
         with torch.inference_mode():
             for name, values in time_interleaved(calls, repeats=3, warmup=1).items():
                 if not warm_up:
-                    times[name].append(np.median(values))
+                    times[name].extend(values)
     return {name: np.array(values) for name, values in times.items()}
 
 
@@ -102,11 +102,13 @@ def report(args):
     if args.baseline and args.baseline not in names:
         raise ValueError(f"--baseline {args.baseline} is not one of {', '.join(names)}")
     device = pick_device(args.device)
+    if device.type != "cpu" and any(read_json(Path(f) / "config.json").get("stored_forms") for f in folders):
+        device = torch.device("cpu")
+        print("compressed models run on the CPU only: all models are scored and timed there")
     models, tokenizers, runs = {}, {}, {}
     for name, folder in zip(names, folders, strict=True):
         models[name], tokenizers[name] = load_model(folder)
-        on_cpu = models[name].config.stored_forms
-        models[name].to("cpu" if on_cpu else device)
+        models[name].to(device)
         runs[name] = (folder, read_json(Path(folder) / "run.json") if (Path(folder) / "run.json").exists() else {})
     label_names = next(iter(models.values())).config.label_names
     data = open_data(args, label_names)
@@ -153,18 +155,18 @@ def report(args):
             row |= {f"ms_{batch}": float(np.median(times[name])),
                     f"ms_{batch}_p95": float(np.quantile(times[name], 0.95)),
                     f"speedup_{batch}": float(np.median(times[baseline] / times[name]))}
-        row["texts_per_second"] = 32000 / row["ms_32"]
+        row["texts_per_second"] = 1000 * min(32, len(split)) / row["ms_32"]
         row["tokenisation_us"] = tokenisation[name]
         row["answers_one_class"] = bool(len(set(predicted.tolist())) == 1)
         results.append(row)
 
     results.sort(key=lambda row: (not row["is_baseline"], -row["bytes"]))
-    histories = {row["name"]: runs[row["name"]][1].get("history") for row in results}
-    write_report(results, label_names, where, histories, args)
     for row in results:
         folder = Path(runs[row["name"]][0])
         write_json({"data": data.name, "fingerprint": data.fingerprint, "hardware": hardware(), **row},
                    folder / "metrics.json")
+    histories = {row["name"]: runs[row["name"]][1].get("history") for row in results}
+    write_report(results, label_names, where, histories, args)
 
 
 def notes(results, where):
@@ -196,7 +198,7 @@ def write_report(results, label_names, where, histories, args):
     page = ["# Results", "", text, "", *(f"- {line}" for line in remarks), "", "## F1 by class", "",
             per_class_table(results, label_names), ""]
     page += [f"![{title}]({name})" for name, title in pictures.items()]
-    (out / "results.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    write_text("\n".join(page) + "\n", out / "results.md")  # last: it is what make waits for
     print("\n" + text + "\n")
     print("\n".join(remarks))
     print(f"{out}: results.md, results.csv, {', '.join(pictures)}")

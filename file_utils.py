@@ -20,13 +20,17 @@ def read_json(path):
     return value
 
 
-def write_json(value, path):
+def write_text(text, path):
     """Atomic: a temporary file, fsync, rename."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     fsync(temporary)
     os.replace(temporary, path)
+
+
+def write_json(value, path):
+    write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
 
 
 def fsync(path):

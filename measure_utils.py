@@ -45,8 +45,10 @@ def time_interleaved(calls, repeats=20, warmup=3):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            if torch.cuda.is_available():
+            if torch.cuda.is_available():  # a GPU answers before it has done the work
                 torch.cuda.synchronize()
+            elif torch.backends.mps.is_available():
+                torch.mps.synchronize()
             times[name].append((time.perf_counter() - start) * 1000)
     return {name: np.array(values) for name, values in times.items()}
 

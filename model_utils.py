@@ -564,7 +564,9 @@ def check_out(folder):
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").exists():
         raise FileExistsError(f"--out {folder} holds files but no run.json, so it is no model folder of ours "
                               "and is left alone; name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    ancestor = next(path for path in folder.absolute().parents if path.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise PermissionError(f"--out {folder}: {ancestor} is no folder that can be written to")
 
 
 def save_model(model, tokenizer, folder, run):
@@ -575,6 +577,7 @@ def save_model(model, tokenizer, folder, run):
     """
     folder = Path(folder)
     check_out(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob(f".{folder.name}.*.tmp"):  # left by a killed run
         shutil.rmtree(stale, ignore_errors=True)
     staging = folder.parent / f".{folder.name}.{os.getpid()}.tmp"

@@ -21,6 +21,7 @@ The arithmetic is in pruning.py, step by step. To add an importance of your own,
 
 import math
 import re
+import tempfile
 import time
 
 import numpy as np
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 
 from data_utils import batches, take
-from measure_utils import count_parameters, time_interleaved
+from measure_utils import count_parameters, file_bytes
 from model_utils import check_out, load_model, save_model, with_layers
 from pruning import (
     IMPORTANCE,
@@ -79,6 +80,7 @@ from train_utils import (
     run_script,
     scores,
     seed_everything,
+    time_ratio,
 )
 from vocabulary import shrink_vocabulary
 
@@ -90,7 +92,7 @@ TRAINED = {"gradual": GradualMagnitude, "movement": Movement, "rigl": RigL}
 # The budget that was asked for, as a Cost and a number
 # ---------------------------------------------------------------------------------------------------------
 
-def budget_of(args, model, length):
+def budget_of(args, model, tokenizer, length):
     """(Cost, budget at the last step, cost of the model as it is) for --flops, --latency or --size-mb."""
     units = model.config.heads_per_layer, model.config.neurons_per_layer
     if args.flops is not None:
@@ -99,7 +101,9 @@ def budget_of(args, model, length):
     if args.latency is not None:
         cost = latency_cost(model, args.batch_size, round(length))
         return cost, args.latency * cost.total(*units), cost.total(*units)
-    cost = byte_cost(model.config, 4 * count_parameters(model))
+    with tempfile.TemporaryDirectory() as folder:  # the file that the model would have, header included
+        save_model(model, tokenizer, f"{folder}/model", run={})
+        cost = byte_cost(model.config, file_bytes(f"{folder}/model")["model"])
     return cost, args.size_mb * 1e6, cost.total(*units)
 
 
@@ -184,14 +188,15 @@ def parse_args(argv=None):
     parser.add_argument("--characters", choices=["all", "seen"], default="all",
                         help="with --vocab: single characters of all scripts stay, or those that the texts use")
     parser.add_argument("--sparsity", type=fraction, help="share of single weights that goes: bytes, no time")
-    parser.add_argument("--method", choices=[*ONE_SHOT, "2:4", *TRAINED], default="gradual",
-                        help="with --sparsity: " + ", ".join([*ONE_SHOT, "2:4"]) + " prune in one shot, "
-                        + ", ".join(TRAINED) + " while --epochs train")
+    parser.add_argument("--method", choices=[*ONE_SHOT, "2:4", *TRAINED],
+                        help=f"with --sparsity (default: gradual): {', '.join([*ONE_SHOT, '2:4'])} prune in one "
+                        f"shot, {', '.join(TRAINED)} while --epochs train")
     parser.add_argument("--importance", choices=list(IMPORTANCE), default="fisher", help="how units are ranked")
     parser.add_argument("--scope", choices=["global", "layer"], default="global",
                         help="rank the units of all layers together, or keep the same share of each (--heads, --ffn)")
     parser.add_argument("--label-free", action="store_true", help="use the model's own answers in place of labels")
-    parser.add_argument("--refit", action="store_true", help="solve for the output matrices of what stays")
+    parser.add_argument("--refit", action="store_true", help="without training: swap units that double each "
+                        "other, and solve for the matrices that read those that stay")
     parser.add_argument("--samples", type=positive_int, default=2048,
                         help="training texts for importance and refit")
     parser.add_argument("--round-to", type=positive_int, default=16,
@@ -209,6 +214,13 @@ def parse_args(argv=None):
     if not budgets and not shares and not args.layers and not args.vocab and args.sparsity is None:
         parser.error("say what stays: --heads 0.5 --ffn 0.5, --flops 0.5, --latency 0.5, --size-mb 40, --layers 3 "
                      "or --vocab 1; or what goes: --sparsity 0.5")
+    if args.refit and not budgets and not shares:
+        parser.error("--refit makes up for cut heads and neurons: give it --flops, --latency, --size-mb or --heads")
+    if args.teacher and not args.epochs:
+        parser.error("--teacher self is for recovery: give it --epochs")
+    if args.method and args.sparsity is None:
+        parser.error(f"--method {args.method} wants --sparsity")
+    args.method = args.method or "gradual"
     if args.sparsity is not None and args.method in TRAINED and not args.epochs:
         parser.error(f"--method {args.method} prunes while it trains: give it --epochs, or take --method wanda")
     args.heads, args.ffn = (1.0 if value is None else value for value in (args.heads, args.ffn))
@@ -259,12 +271,12 @@ def main(argv=None, after_epoch=None):
 
     # 2. Layers: whole blocks go, the least harmful first.
     if args.layers:
-        kept = [int(number) for number in args.layers.split(",")]
-        if len(kept) == 1 and not args.layers.endswith(","):
-            kept = least_harmful_layers(model, texts, kept[0]) if 0 < kept[0] <= len(model.layers) else [-1]
-        if kept != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < len(model.layers):
-            raise ValueError(f"--layers {args.layers}: the model has {len(model.layers)} layers, from 0 to "
-                             f"{len(model.layers) - 1}")
+        kept, depth = [int(number) for number in args.layers.split(",")], len(model.layers)
+        if "," not in args.layers and 1 <= kept[0] <= depth:
+            kept = least_harmful_layers(model, texts, kept[0])
+        elif "," not in args.layers or kept != sorted(set(kept)) or kept[-1] >= depth:
+            raise ValueError(f"--layers {args.layers}: the model has {depth} layers; give how many stay, or which of 0 "
+                             f"to {depth - 1} in rising order")
         model = with_layers(model, kept)
         report["layers"] = kept
         print(f"layers {', '.join(map(str, kept))} stay: macro-F1 {validate(model)['macro_f1']:.4f}")
@@ -272,11 +284,11 @@ def main(argv=None, after_epoch=None):
     # 3. Heads and neurons, in one step or several: importance, masks, cut, refit, recover.
     whole = model
     units = sum(model.config.heads_per_layer), sum(model.config.neurons_per_layer)
-    cost = budget_of(args, model, length) if args.budget else ()
+    cost = budget_of(args, model, tokenizer, length) if args.budget else ()
     for step in range(1, args.steps + 1) if args.units else ():
         gradients = mask_gradients(model, texts, args.label_free)
         head_mask, ffn_mask = choose(args, IMPORTANCE[args.importance](model, gradients), model, step, units, *cost)
-        if args.importance == "fisher":
+        if args.refit:
             head_mask, ffn_mask = ([rearrange(mask, g) for mask, g in zip(masks, part, strict=True)]
                                    for masks, part in zip((head_mask, ffn_mask), gradients, strict=True))
         head_mask, ffn_mask = [m.to(device) for m in head_mask], [m.to(device) for m in ffn_mask]
@@ -311,7 +323,7 @@ def main(argv=None, after_epoch=None):
         model = store_sparse(model)
         print(f"sparsity {report['sparsity']:.1%} of the encoder's weights, stored as bitmap + values: bytes are "
               "saved, time is not, because dense kernels multiply by zeros like by any number")
-    report["speedup"] = {f"batch {size}": speedup(model, original, train_ids, size, tokenizer.pad_id)
+    report["speedup"] = {f"batch {size}": time_ratio(model, original, train_ids, size, tokenizer.pad_id)
                          for size in (1, 32)}
     if args.budget:
         curve, asked, full = cost
@@ -328,23 +340,13 @@ def main(argv=None, after_epoch=None):
           f"{'':<10}{'parameters':>14}{'macro-F1':>10}{'kept':>8}\n"
           f"{'before':<10}{size_before:>14,}{before['macro_f1']:>10.4f}\n"
           f"{'pruned':<10}{count_parameters(model):>14,}{after['macro_f1']:>10.4f}"
-          f"{after['macro_f1'] / before['macro_f1']:>8.1%}\n"
+          f"{after['macro_f1'] / max(before['macro_f1'], 1e-9):>8.1%}\n"
           f"faster: " + ", ".join(f"{ratio:.2f} x at {batch}" for batch, ratio in report["speedup"].items())
           + f"\nnext: python quantize.py --model {args.out} --out {args.out}-int8 --data {args.data}")
 
 
 def describe(model):
     return f"{sum(model.config.heads_per_layer)} heads and {sum(model.config.neurons_per_layer)} neurons"
-
-
-@torch.inference_mode()
-def speedup(model, original, ids, size, pad_id):
-    """Median time of the unpruned model over that of the pruned one, in turn, on texts of median length."""
-    middle = sorted(ids, key=len)[len(ids) // 2:][:size]
-    batch = next(iter(batches(middle, None, size, pad_id))).to(model.device)
-    times = time_interleaved({"new": lambda: model(batch.input_ids, batch.attention_mask),
-                              "old": lambda: original(batch.input_ids, batch.attention_mask)}, repeats=20)
-    return float(np.median(times["old"] / times["new"]))
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def keep_most_important(importance, keep):
     if keep < len(importance):
         raise ValueError(f"cannot keep {keep} of {sum(map(len, importance))} units in {len(importance)} layers: "
                          "each layer needs at least one")
-    scores = [vector.clone().float() for vector in importance]
+    scores = [vector.detach().cpu().float().clone() for vector in importance]
     for vector in scores:
         vector[vector.argmax()] = math.inf  # the best of each layer stays, whatever the others have
     best = torch.cat(scores).topk(keep).indices
@@ -242,7 +242,7 @@ def keep_within(importance, cost, budget, round_to=1):
     `round_to`, because the processor's vectors are that wide.
     """
     head_importance, neuron_importance = importance
-    vectors = [v.clone().double() / slope for v, slope
+    vectors = [v.detach().cpu().double() / slope for v, slope
                in zip([*head_importance, *neuron_importance], cost.slopes(), strict=True)]
     depth = len(head_importance)
     for vector in vectors:
@@ -327,7 +327,7 @@ def cut_linear(linear, rows=None, columns=None):
         weight = weight[:, columns]
     smaller = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
     smaller.weight.data, smaller.bias.data = weight.clone(), bias.clone()
-    return smaller
+    return smaller.requires_grad_(linear.weight.requires_grad)  # a frozen layer stays frozen
 
 
 def cut_attention(attention, head_mask):
@@ -379,15 +379,17 @@ def least_squares(linear, inputs, targets, damping):
     Kwon et al. (section 4.3) solve for one factor a unit; with all of the matrix free, the same equations fit better.
     Returns the relative error before and after.
     """
+    if inputs.device.type == "mps":  # has no float64
+        inputs, targets = inputs.cpu(), targets.cpu()
     X = torch.cat([inputs, torch.ones(len(inputs), 1, device=inputs.device)], dim=1).double()  # the bias is a weight
-    old = torch.cat([linear.weight.detach(), linear.bias.detach()[:, None]], dim=1).double().T   # (in + 1, out)
+    old = torch.cat([linear.weight.detach(), linear.bias.detach()[:, None]], dim=1).to(X).T   # (in + 1, out)
     residual = targets.double() - X @ old
     gram = X.T @ X
     gram.diagonal().add_(damping * gram.diagonal()[:-1].mean())
     change = torch.linalg.solve(gram, X.T @ residual)
     scale = targets.double().square().sum()
-    linear.weight.data = (old + change).T[:, :-1].float().contiguous()
-    linear.bias.data = (old + change).T[:, -1].float().contiguous()
+    new = (old + change).T.to(linear.weight)
+    linear.weight.data, linear.bias.data = new[:, :-1].contiguous(), new[:, -1].contiguous()
     return (residual.square().sum() / scale).item(), ((residual - X @ change).square().sum() / scale).item()
 
 

@@ -18,12 +18,10 @@ With --data it measures what was lost: score, milliseconds, and how often a text
 import copy
 import tempfile
 
-import torch
 from torch import nn
 
 import layers
-from data_utils import batches
-from measure_utils import file_bytes, time_interleaved
+from measure_utils import file_bytes
 from model_utils import check_out, load_model, save_model
 from sparsity import to_dense
 from train_utils import (
@@ -35,6 +33,7 @@ from train_utils import (
     provenance,
     run_script,
     scores,
+    time_ratio,
 )
 
 
@@ -70,17 +69,6 @@ def batch_mate_flips(model, ids, batch_size, pad_id):
     """
     together, alone = predict(model, ids, batch_size, pad_id), predict(model, ids, 1, pad_id)
     return int((together.argmax(-1) != alone.argmax(-1)).sum()), (together - alone).abs().max().item()
-
-
-def latency_ratio(model, baseline, ids, batch_size, pad_id, repeats=30):
-    """Median time of `model` over that of `baseline`, both asked in turn for the same batch of texts."""
-    texts = sorted(ids, key=len)[len(ids) // 2 - batch_size // 2:][:batch_size]  # of median length
-    batch = next(iter(batches(texts, None, batch_size, pad_id)))
-    with torch.inference_mode():
-        times = time_interleaved({"model": lambda: model(batch.input_ids, batch.attention_mask),
-                                  "baseline": lambda: baseline(batch.input_ids, batch.attention_mask)}, repeats)
-    medians = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
-    return medians["model"] / medians["baseline"], medians["model"]
 
 
 def parse_args(argv=None):
@@ -134,7 +122,7 @@ def measure(int8, fp32, tokenizer, data, args):
     changed = int((logits["fp32"].argmax(-1) != logits["int8"].argmax(-1)).sum())
     some = ids[:500]
     flips, difference = batch_mate_flips(int8, some, args.batch_size, pad_id)
-    ratios = {size: latency_ratio(int8, fp32, ids, size, pad_id)[0] for size in (1, args.batch_size)}
+    ratios = {size: 1 / time_ratio(int8, fp32, ids, size, pad_id) for size in (1, args.batch_size)}
     print(f"{'':<6}{'macro-F1':>10}{'accuracy':>10}\n"
           + "\n".join(f"{name:<6}{s['macro_f1']:>10.4f}{s['accuracy']:>10.4f}" for name, s in result.items()))
     print(f"{changed} of {len(ids):,} labels differ from fp32; {flips} of {len(some)} labels depend on the batch "

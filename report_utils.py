@@ -8,7 +8,6 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.stats import binomtest
 
 # ---------------------------------------------------------------------------------------------------------
 # Is the difference real?
@@ -49,7 +48,8 @@ def mcnemar(labels, predicted, baseline):
     labels, predicted, baseline = map(np.asarray, (labels, predicted, baseline))
     only_new = int(((predicted == labels) & (baseline != labels)).sum())
     only_old = int(((predicted != labels) & (baseline == labels)).sum())
-    return float(binomtest(only_new, only_new + only_old).pvalue) if only_new + only_old else 1.0
+    n = only_new + only_old  # twice the smaller tail of Binomial(n, 1/2)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(only_new, only_old) + 1)) / 2 ** n)
 
 
 # ---------------------------------------------------------------------------------------------------------

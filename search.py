@@ -6,7 +6,8 @@ lie; a median pruner stops a trial that is worse, at the same epoch, than half o
 
     python search.py train --trials 20 --minutes 30 --out runs/search \\
         --model sentence-transformers/all-MiniLM-L6-v2 --data tweet_sentiment_extraction --epochs 2
-    python search.py distill --trials 10 --teacher runs/demo/teacher --student scratch:layers=2,hidden=64 --data demo
+    python search.py distill --trials 10 --teacher runs/demo/teacher --student scratch:layers=2,hidden=64 --data demo \\
+        --out runs/search-student
 
 All further flags go to the verb as they are; one that the search would suggest is then held fixed. The study is
 kept in OUT/study.db: a killed search goes on where it stopped when the same command is given again. Like every
@@ -33,7 +34,6 @@ from model_utils import FOLDER_FILES, SCRATCH_DEFAULTS, EncoderConfig, check_out
 from train_utils import parser_for, positive_int, run_script
 
 VERBS = {"train": train, "prune": prune, "distill": distill}
-MODEL_FLAG = {"train": "--model", "prune": "--model", "distill": "--student"}
 
 
 # The search space, a line a flag: change a line to search elsewhere. `depth` is the model's number of layers.
@@ -66,7 +66,7 @@ def flag_text(value):
 
 
 def run_trial(trial, verb, fixed, depth, out, deadline):
-    """One call of the verb. Returns the best validation macro-F1 of its epochs; its model folder is OUT/trial."""
+    """One call of the verb. Returns the validation macro-F1 of its result, the model folder OUT/trial."""
     suggested = [part for flag, choose in SPACE.items() if flag not in fixed
                  for part in (flag, flag_text(choose(trial, depth)))]
     argv = [*fixed, *suggested, "--out", str(out / "trial")]
@@ -89,7 +89,7 @@ def run_trial(trial, verb, fixed, depth, out, deadline):
             raise optuna.TrialPruned from None
     if not history:
         raise ValueError("no epoch was trained: --epochs must be above 0")
-    return max(history)
+    return read_json(out / "trial" / "run.json")["validation"]["macro_f1"]  # of the model that was saved
 
 
 def keep_if_best(study, trial, out):

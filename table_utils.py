@@ -119,9 +119,11 @@ def csv_records(name, lines, fits):
                              f'{reader.line_num}: close it, or write "" for a quote inside a text') from error
         if header is None:
             header = column_names(fields)
-        else:
-            yield f"line {line}", (dict(zip(header, fields, strict=True)) if len(fields) == len(header)
-                                   else FIELDS if fields else BLANK)
+            continue
+        if not fields and len(header) == 1:                # in a file of one column an empty line is an empty text
+            fields = [""]
+        yield f"line {line}", (dict(zip(header, fields, strict=True)) if len(fields) == len(header)
+                               else FIELDS if fields else BLANK)
 
 
 def separated_records(lines, cut, columns=None):
@@ -224,9 +226,9 @@ def read_texts(path=None, column=None):
         row, text, problem = row + 1, record, None
         if isinstance(record, dict):
             picked = picked or choose(list(record))
-            if picked is None and ".json" not in path.name:             # a header is the same for all rows
+            if picked is None and (column or ".json" not in path.name):     # a header is the same for all rows
                 raise ValueError(no_column(path, column, None, record))
-            text = record.get(picked[0]) if picked else None
+            text = record.get(picked[0], Problem("without a text field")) if picked else Problem("without a text field")
         if isinstance(text, Problem):
             problem = "a row " + text
         elif not isinstance(text, str):

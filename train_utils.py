@@ -24,8 +24,9 @@ from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
 from data_utils import align_labels, batches, load_dataset, take
+from file_utils import read_json
 from hub_utils import repository
-from measure_utils import hardware
+from measure_utils import hardware, time_interleaved
 from model_utils import load_model, model_from_scratch
 from sparsity import to_dense
 
@@ -96,7 +97,7 @@ def add_training_flags(parser, epochs, lr):
     parser.add_argument("--weight-decay", type=not_negative, default=0.01, help="on matrices only")
     parser.add_argument("--warmup", type=fraction, default=0.1, help="share of the steps until the peak")
     parser.add_argument("--accumulate", type=positive_int, default=1, help="batches per step of the optimizer")
-    parser.add_argument("--max-grad-norm", type=not_negative, default=1.0, help="clip the gradients' norm")
+    parser.add_argument("--max-grad-norm", type=not_negative, default=1.0, help="clip the gradients' norm; 0: off")
     parser.add_argument("--dropout", type=number_between(0, 0.9), help="replaces the model's own (0: off)")
     parser.add_argument("--freeze", type=whole_number, default=0, 
                         help="train neither the embeddings nor the first N layers; 0: train all")
@@ -115,7 +116,7 @@ def run_script(main):
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted: nothing was written")
+        sys.exit("\ninterrupted")
     except (ValueError, OSError, FloatingPointError) as error:
         if "--debug" in sys.argv:
             raise
@@ -172,7 +173,9 @@ def open_model(name, data, args, **options):
         model, tokenizer = load_model(name, label_names=data.label_names, **options)
         model = to_dense(model)
     prepare_for_training(model, args)
-    return model, tokenizer, align_labels(data, model.config.label_names)
+    data = align_labels(data, model.config.label_names)
+    model.config.label_names = list(data.label_names)  # LABEL_0, LABEL_1 ... get the names that the data has
+    return model, tokenizer, data
 
 
 def prepare_for_training(model, args):
@@ -238,7 +241,8 @@ class Optimizer:
             return
         if self.pending > 1:
             torch._foreach_div_([p.grad for p in self.trained if p.grad is not None], self.pending)
-        torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm)
+        if self.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm)
         self.adamw.step()
         self.schedule.step()
         self.adamw.zero_grad()
@@ -250,7 +254,7 @@ class TrainingLog:
 
         for epoch in log.epochs():
             for batch in log.progress(...): ...
-            log.add(loss=..., macro_f1=..., accuracy=...)
+            log.add(epoch, scores(...))          # inside the loop over batches: log.batch(loss)
         log.restore_best()
     """
 
@@ -337,8 +341,13 @@ def start_wandb(args):
     if args.wandb == "disabled":
         return None
     import wandb  # slow to import, so only on demand
-    return wandb.init(project="pocketbert", name=Path(args.out).name, mode=args.wandb, config=vars(args),
-                      dir=str(Path(args.out).parent), settings=wandb.Settings(silent=True))
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    try:  # finish_previous: a trial of search.py that was cut short must not go on in the next one's run
+        return wandb.init(project="pocketbert", name=Path(args.out).name, mode=args.wandb, config=vars(args),
+                          dir=str(Path(args.out).parent), settings=wandb.Settings(silent=True),
+                          reinit="finish_previous")
+    except wandb.errors.Error as error:
+        raise ValueError(f"--wandb {args.wandb}: {error}; try --wandb offline") from None
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -356,12 +365,23 @@ def predict(model, ids, batch_size, pad_id, **masks):
     return logits
 
 
+@torch.inference_mode()
+def time_ratio(model, baseline, ids, batch_size, pad_id, repeats=20):
+    """Median of (baseline's time / model's time), the two taking turns on one batch of texts of median length."""
+    ids = sorted(ids, key=len)
+    start = max(0, len(ids) // 2 - batch_size // 2)
+    batch = next(iter(batches(ids[start:start + batch_size], None, batch_size, pad_id))).to(model.device)
+    times = time_interleaved({"model": lambda: model(batch.input_ids, batch.attention_mask),
+                              "baseline": lambda: baseline(batch.input_ids, batch.attention_mask)}, repeats)
+    return float(np.median(times["baseline"] / times["model"]))
+
+
 def scores(logits, labels):
-    """{"macro_f1", "accuracy", "validation_loss"} of logits (N, C) against N labels; macro-F1 as in sklearn."""
+    """{"macro_f1", "accuracy", "cross_entropy"} of logits (N, C) against N labels; macro-F1 as in sklearn."""
     predicted = logits.argmax(-1).numpy()
     return {"macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
             "accuracy": float(accuracy_score(labels, predicted)),
-            "validation_loss": float(torch.nn.functional.cross_entropy(logits, torch.as_tensor(labels)))}
+            "cross_entropy": float(torch.nn.functional.cross_entropy(logits, torch.as_tensor(labels)))}
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -381,8 +401,14 @@ def parent_of(name):
     if name.split(":")[0] == "scratch":
         return {"name": name}
     find = repository(name)
-    weights = find("model.safetensors") or find("pytorch_model.bin")
-    return {"name": name, "sha256": sha256(weights) if weights else None}
+    for weights in ("model.safetensors", "pytorch_model.bin"):
+        if path := find(weights):
+            return {"name": name, "sha256": sha256(path)}
+        if path := find(f"{weights}.index.json"):  # in shards
+            shards = sorted(set(read_json(path)["weight_map"].values()))
+            together = "".join(sha256(find(shard)) for shard in shards)
+            return {"name": name, "sha256": hashlib.sha256(together.encode()).hexdigest()}
+    return {"name": name, "sha256": None}
 
 
 def git_commit():

@@ -7,7 +7,8 @@ Both sides get the same weights (a folder that save_model wrote and `transformer
 32 and their own tokenizer. Scoring is from strings to labels with probabilities: `evaluate.answers` against the
 text-classification pipeline, whose labels must be the same. Training is one epoch over tokenised texts, dropout
 on: the loop of train.py against Trainer with its default collator for a tokenizer (pads to the longest of the
-batch), each with fused AdamW, clipping and a linear schedule.
+batch), each with fused AdamW, clipping and a linear schedule; the model is loaded before the clock starts.
+Before that, both must agree: the same ids for every text, the same logits to 1e-5 on the real weights.
 """
 
 import argparse
@@ -76,13 +77,31 @@ def their_training(folder, split, args, out):
     options = transformers.TrainingArguments(
         output_dir=out, per_device_train_batch_size=args.batch_size, num_train_epochs=1, learning_rate=1e-5,
         warmup_steps=0.1, weight_decay=0.01, report_to="none", save_strategy="no", logging_strategy="no",
-        disable_tqdm=True, use_cpu=True, bf16=bool(args.bf16))
+        disable_tqdm=True, use_cpu=True, bf16=bool(args.bf16), optim="adamw_torch_fused")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
 
     def train():
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
         trainer = transformers.Trainer(model=model, args=options, train_dataset=rows, processing_class=tokenizer)
         trainer.train()
     return train
+
+
+@torch.inference_mode()
+def check_parity(folder, texts, args):
+    """(texts with other ids, largest |logit difference|) between ours and `transformers`, on the same files."""
+    import transformers
+    model, tokenizer = load_model(folder)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    ids = tokenizer(texts, args.max_length)
+    their_ids = transformers.AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=args.max_length)
+    other = sum(a != b for a, b in zip(ids, their_ids["input_ids"], strict=True))
+    difference = 0.0
+    for batch in batches(ids[:512], None, args.batch_size, tokenizer.pad_id):
+        mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
+        ours = model(batch.input_ids, batch.attention_mask)
+        difference = max(difference, (ours - theirs(batch.input_ids, mask).logits).abs().max().item())
+    assert other == 0 and difference < 1e-5, f"{other} texts have other ids, logits differ by {difference:.1e}"
+    return other, difference
 
 
 def in_turn(ours, theirs, rounds):
@@ -117,6 +136,8 @@ def main(argv=None):
         model, tokenizer = load_model(args.model, label_names=data.label_names)
         save_model(model, tokenizer, f"{folder}/model", run={})
         texts = take(data.validation, args.score_texts, 0).texts
+        other, difference = check_parity(f"{folder}/model", texts, args)
+        print(f"the same ids for all but {other} of {len(texts):,} texts; logits differ by at most {difference:.1e}")
         *scoring, (ours, theirs) = in_turn(our_scoring(f"{folder}/model", texts, args),
                                            their_scoring(f"{folder}/model", texts, args), args.rounds)
         same = sum(a == b for a, b in zip(ours, theirs, strict=True))

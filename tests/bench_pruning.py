@@ -4,8 +4,8 @@
     python tests/bench_pruning.py --model runs/tweets/teacher --data tweet_sentiment_extraction --out runs/curves
 
 Every method gets the same sample of training texts, the same choice under the same budget and no training.
-"fisher" has what prune.py gives it: rearrangement, and --refit; "fisher, no refit" and the others show what that is
-worth. Seeds draw the sample. Writes curves.png and curves.json.
+"fisher" is prune.py --refit: rearranged within the layers, and refitted; "fisher, no refit" and the others show what
+that is worth. Seeds draw the sample. Writes curves.png and curves.json.
 """
 
 import sys
@@ -32,7 +32,7 @@ def prune_once(model, texts, gradients, method, share, length):
     cost = mac_cost(model.config, length)
     budget = share * cost.total(model.config.heads_per_layer, model.config.neurons_per_layer)
     masks = keep_within(IMPORTANCE[name](model, gradients), cost, budget, round_to=16)
-    if name == "fisher":
+    if method == "fisher":
         masks = tuple([rearrange(m, g) for m, g in zip(part, grads, strict=True)]
                       for part, grads in zip(masks, gradients, strict=True))
     smaller = cut(model, *masks)

@@ -203,7 +203,7 @@ def workplace(mine, tokenizer, monkeypatch):
 @pytest.mark.parametrize("verb, argv, words", WRONG, ids=[f"{verb.__name__} {' '.join(a)}" for verb, a, _ in WRONG])
 def test_wrong_input_is_one_line_and_writes_nothing(verb, argv, words, workplace, monkeypatch, capsys):
     before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
-    monkeypatch.setattr("sys.argv", [f"{verb.__name__}.py", *argv, "--out", "out"])
+    monkeypatch.setattr("sys.argv", [f"{verb.__name__}.py", *argv, "--out", "deep/out"])
     with pytest.raises(SystemExit) as error:
         run_script(verb.main)
     if error.value.code == 2:  # argparse's own: the usage, then the line
@@ -213,7 +213,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(verb, argv, words, workplace
         assert capsys.readouterr().err == ""
     assert message.startswith(f"{verb.__name__}.py: error: ") and words in message and "\n" not in message
     assert {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()} == before
-    assert not Path("out").exists()
+    assert not Path("deep").exists()
 
 
 def test_debug_shows_the_traceback(workplace, monkeypatch):

@@ -336,7 +336,7 @@ def test_rows_are_read_chunk_by_chunk_and_not_all_at_once(model_folder):
 WILD_JSONL = [  # a line of the file, and the words of its error object; None: it gets a label
     (b'{"text": "good"}', None), (b"3", "not a string but 3"), (b"null", "not a string but null"),
     (b"[1, 2]", r"not a string but \[1, 2\]"), (b'{"text": 5}', "not a string but 5"), (b"NaN", "not a string but NaN"),
-    (b'{"other": 1}', "not a string but null"), (b'{"text": ""}', None), (b'{"text": " \\t"}', None),
+    (b'{"other": 1}', "without a text field"), (b'{"text": ""}', None), (b'{"text": " \\t"}', None),
     (b'{"text": "\\ud800"}', "not valid text"), (b'{"text": "\xff\xfe"}', "not valid text"),
     (b'{"text": "a\\u0000b \\u0001\\u001b[31m\\u200b"}', None), (b'{"text": "\\r\\n\\u2028 x"}', None),
     (b'{"text": "' + b"ab " * 33_334 + b'"}', None), (b'{"text": "' + b"x" * 100_000 + b'"}', None),
@@ -363,6 +363,12 @@ def test_wild_csv_rows_keep_their_places(ask, tmp_path):
     answers = ask("--input", tmp_path / "wild.csv")
     assert ["error" in answer for answer in answers] == [False, False, False, True, False, False, False, True, False]
     assert answers[3]["error"].startswith("line 6:") and answers[-1] == ask("last")[0]
+
+
+def test_empty_line_of_a_one_column_csv_keeps_its_place(ask, tmp_path):
+    (tmp_path / "one.csv").write_text("text\ngood\n\nlast\n")
+    answers = ask("--input", tmp_path / "one.csv")
+    assert len(answers) == 3 and answers[2] == ask("last")[0]
 
 
 def test_wild_arguments_are_answered(ask):
@@ -395,6 +401,7 @@ def test_a_reader_that_has_seen_enough_breaks_nothing(model_folder, tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     (["--input", "mine.csv", "--text", "tweet"], "mine.csv has no column for --text tweet; it has a, b"),
+    (["--input", "mine.jsonl", "--text", "tweet"], "mine.jsonl has no column for --text tweet; it has a"),
     (["--input", "mine.csv"], "Name them with --text COLUMN"),
     (["--input", "gone.csv"], "--input 'gone.csv' is not a file"),
     (["--input", "open.csv"], "open.csv, line 2: a quote opens here"),

@@ -138,6 +138,14 @@ def test_cut_of_a_cut_model_still_equals_its_mask_and_survives_the_folder(tmp_pa
     assert twice.config.heads_per_layer == [1, 2, 1]
 
 
+def test_frozen_layers_stay_frozen_when_they_are_cut():
+    model = random_model()
+    model.layers[0].requires_grad_(False)
+    smaller = pruning.cut(model, *some_masks(model))
+    assert not any(t.requires_grad for t in smaller.layers[0].parameters())
+    assert all(t.requires_grad for t in smaller.layers[1].parameters())
+
+
 def test_a_wrong_cut_is_noticed(padded_batch):
     model = random_model()
     head_mask, ffn_mask = some_masks(model)
@@ -291,7 +299,7 @@ def test_least_harmful_layers_drops_the_one_that_does_nothing():
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("flags", [["--flops", "0.6", "--refit"], ["--layers", "2"],
-                                   ["--layers", "0,2", "--flops", "0.5"], ["--vocab", "1"], ["--size-mb", "0.034"],
+                                   ["--layers", "0,2", "--flops", "0.5"], ["--vocab", "1"], ["--size-mb", "0.042"],
                                    ["--sparsity", "0.5", "--method", "wanda"], ["--sparsity", "0.5", "--method", "2:4"],
                                    ["--sparsity", "0.8", "--epochs", "2", "--teacher", "self"]])
 def test_every_way_to_prune_ends_in_a_folder_that_loads(family, flags, tmp_path, tokenizer):
@@ -302,4 +310,6 @@ def test_every_way_to_prune_ends_in_a_folder_that_loads(family, flags, tmp_path,
     prune.main(["--model", str(tmp_path / "teacher"), "--out", str(tmp_path / "out"), "--data",
                 str(tmp_path / "mine.csv"), "--round-to", "1", *flags])
     model, again = load_model(tmp_path / "out")
+    if "--size-mb" in flags:
+        assert (tmp_path / "out" / "model.safetensors").stat().st_size <= 1e6 * float(flags[1])
     assert torch.isfinite(model(torch.tensor(again(["a good day"], 20)))).all()
