@@ -144,7 +144,7 @@ def test_models_are_timed_in_turn_on_the_same_texts_from_the_shortest_to_the_lon
         return lambda input_ids, attention_mask: log.append((name, input_ids.shape, attention_mask))
     times = evaluate.latencies({"a": model("a"), "b": model("b")}, {"a": ids, "b": ids}, {"a": 0, "b": 0}, batch_size,
                                count=5, device=torch.device("cpu"))
-    assert [len(values) for values in times.values()] == [5, 5]
+    assert [len(values) for values in times.values()] == [15, 15]  # three times each
     assert [name for name, *_ in log] == ["a", "b"] * (len(log) // 2)
     assert [shape for _, shape, _ in log[::2]] == [shape for _, shape, _ in log[1::2]]
     widths = [shape[1] for _, shape, _ in log]
@@ -413,6 +413,7 @@ def test_users_error_is_one_line_and_leaves_the_old_out_file(flags, words, model
     monkeypatch.chdir(tmp_path)
     Path("mine.csv").write_text("a,b\n1,2\n")
     Path("open.csv").write_text('text,n\n"never closed,1\nbad,2\n')
+    Path("mine.jsonl").write_text('{"a": "x"}\n')
     Path("false.gz").write_text("plain")
     Path("labels.jsonl").write_text("old")
     before = sorted(tmp_path.iterdir())

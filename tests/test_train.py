@@ -153,7 +153,7 @@ def test_frozen_layers_and_embeddings_do_not_move(mine, tmp_path):
 
 
 def test_time_limit_ends_training_and_still_writes_the_folder(mine, tmp_path, capsys):
-    train.main(train_argv(mine, tmp_path / "out", epochs=500, minutes=0.01))
+    train.main(train_argv(mine, tmp_path / "out", epochs=5000, minutes=0.01, patience=5000))
     assert "are over" in capsys.readouterr().out and (tmp_path / "out" / "run.json").exists()
 
 
