@@ -258,9 +258,11 @@ def keep_within(importance, cost, budget, round_to=1):
         return n[:depth], neurons
 
     low, high = 2 * depth, len(order)  # the largest prefix that fits, by bisection
-    if cost.total(*counts(low)) > budget:
-        raise ValueError(f"a budget of {budget:,.4g} {cost.unit} is impossible: one head and {round_to} neurons a "
-                         f"layer already cost {cost.total(*counts(low)):,.4g} {cost.unit}")
+    least, full = cost.total(*counts(low)), cost.total(*counts(high))
+    if least > budget:
+        raise ValueError(f"a budget of {budget:,.4g} {cost.unit} ({budget / full:.1%}) is impossible: one head and "
+                         f"{round_to} neuron{'s' * (round_to > 1)} a layer already cost {least:,.4g} {cost.unit}, "
+                         f"{least / full:.1%} of what the model costs; ask for more, or drop --layers too")
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if cost.total(*counts(middle)) <= budget else (low, middle - 1)
