@@ -127,7 +127,7 @@ def main(argv=None):
     parser.add_argument("--model", required=True)
     parser.add_argument("--score-texts", type=int, default=3000)
     parser.add_argument("--train-texts", type=int, default=1600)
-    parser.add_argument("--rounds", type=int, default=5, help="of each; the ratio is taken pair by pair")
+    parser.add_argument("--rounds", type=int, default=3, help="of each; the ratio is taken pair by pair")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="train both in bf16")
     add_common_flags(parser)
     args = parser.parse_args(argv)
