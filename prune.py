@@ -317,7 +317,8 @@ def main(argv=None, after_epoch=None):
         if not sparsifier.at_target():
             log.start_over(model, {"macro_f1": -1.0})
         recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, sparsifier)
-    after = validate(model)
+    logits = predict(model, encode(tokenizer, data.validation, args, model), args.batch_size, tokenizer.pad_id)
+    after = scores(logits, data.validation.labels)
     if args.sparsity is not None:
         report["sparsity"] = sparsity_of(model)
         model = store_sparse(model)
@@ -333,8 +334,7 @@ def main(argv=None, after_epoch=None):
               f"({spent / full:.1%}), measured at batch 32 {1 / report['speedup']['batch 32']:.1%} of the time")
     save_model(model, tokenizer, args.out, provenance(
         "prune.py", args, argv, parent=args.model, data=data, history=log.history, validation=after, pruning=report))
-    log.finish(predict(model, encode(tokenizer, data.validation, args, model), args.batch_size, tokenizer.pad_id),
-               data.validation.labels, data.label_names)
+    log.finish(logits, data.validation.labels, data.label_names)
     print(f"heads per layer   {' '.join(map(str, model.config.heads_per_layer))}\n"
           f"neurons per layer {' '.join(map(str, model.config.neurons_per_layer))}\n"
           f"{'':<10}{'parameters':>14}{'macro-F1':>10}{'kept':>8}\n"

@@ -171,7 +171,7 @@ def latency_cost(model, batch_size, length, repeats=15):
     config = model.config
     x = torch.randn(batch_size, length, config.hidden_size, device=model.device)
     ids = torch.ones(batch_size, length, dtype=torch.int64, device=model.device)
-    calls, curves, blocks = {"whole": lambda: model(ids)}, {}, []
+    calls, curves = {"whole": lambda: model(ids)}, {}
     for last in (False, True):  # the last layer works for the first token only
         queries = x[:, :1] if last else x
         layer = model.layers[-1 if last else 0]
@@ -189,8 +189,8 @@ def latency_cost(model, batch_size, length, repeats=15):
         return np.array(counts), np.maximum.accumulate([times[kind, last, n] for n in counts])
 
     depth = len(model.layers)
-    blocks = [[curve(kind, i == depth - 1) for i in range(depth)] for kind in ("heads", "neurons")]
-    cost = Cost(*blocks, fixed=0.0, unit="ms")
+    cost = Cost(*([curve(kind, i == depth - 1) for i in range(depth)] for kind in ("heads", "neurons")),
+                fixed=0.0, unit="ms")
     cost.fixed = times["whole"] - cost.total(config.heads_per_layer, config.neurons_per_layer)
     return cost
 

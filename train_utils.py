@@ -181,7 +181,7 @@ def open_model(name, data, args, **options):
 def prepare_for_training(model, args):
     """Apply --dropout and --freeze."""
     if model.config.stored_forms:
-        raise ValueError("this model is stored in int8 and cannot be trained: train its fp32 parent")
+        raise ValueError("a model that is stored in int8 cannot be trained: train its fp32 parent")
     if args.dropout is not None:
         for module in model.modules():
             if hasattr(module, "dropout"):
