@@ -51,6 +51,7 @@ from sparsity import (
     GradualMagnitude,
     Movement,
     RigL,
+    SoftMovement,
     apply_masks,
     magnitude_scores,
     masks_from_scores,
@@ -70,6 +71,7 @@ from train_utils import (
     autocast,
     encode,
     fraction,
+    not_negative,
     open_data,
     parser_for,
     pick_device,
@@ -85,7 +87,7 @@ from train_utils import (
 from vocabulary import shrink_vocabulary
 
 ONE_SHOT = {"magnitude": magnitude_scores, "wanda": wanda_scores, "random": random_scores}
-TRAINED = {"gradual": GradualMagnitude, "movement": Movement, "rigl": RigL}
+TRAINED = {"gradual": GradualMagnitude, "movement": Movement, "rigl": RigL, "soft-movement": SoftMovement}
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -151,24 +153,27 @@ def recover(model, train_ids, targets, validate, args, pad_id, log, sparsifier):
         if not sparsifier.at_target():  # a model that is still too dense must not count as the best
             log.start_over(model, {"macro_f1": -1.0})
     if not sparsifier.at_target():
-        raise ValueError(f"training stopped before --sparsity {args.sparsity} was reached: give it more --minutes")
+        raise ValueError("training stopped before the asked sparsity was reached: give it more --minutes")
     log.restore_best()
 
 
 def sparsifier_for(args, model, texts, steps):
     """The method that --sparsity and --method name; those of one shot set the weights to zero here and now."""
-    if args.sparsity is None:
+    if not args.sparse:
         return FixedMasks({}, {})
-    modules = prunable(model)
+    asked = {part: part in args.also for part in ("embeddings", "head")}
+    modules = prunable(model, **asked)
+    if args.method == "rigl":
+        return RigL(modules, steps, masks_from_scores(magnitude_scores(model, **asked), args.sparsity, args.scope))
+    if args.method == "soft-movement":
+        return SoftMovement(modules, steps, args.strength)
     if args.method in TRAINED:
-        if args.method == "rigl":
-            return RigL(modules, steps, masks_from_scores(magnitude_scores(model), args.sparsity, args.scope))
         return TRAINED[args.method](modules, steps, args.sparsity, args.scope)
     if args.method == "2:4":
-        masks = n_of_m_masks(magnitude_scores(model), n=2, m=4)
+        masks = n_of_m_masks(magnitude_scores(model, **asked), n=2, m=4)
     else:
         scope = "row" if args.method == "wanda" else args.scope
-        masks = masks_from_scores(ONE_SHOT[args.method](model, texts), args.sparsity, scope)
+        masks = masks_from_scores(ONE_SHOT[args.method](model, texts, **asked), args.sparsity, scope)
     apply_masks(model, masks)
     return FixedMasks(modules, masks)
 
@@ -191,6 +196,11 @@ def parse_args(argv=None):
     parser.add_argument("--method", choices=[*ONE_SHOT, "2:4", *TRAINED],
                         help=f"with --sparsity (default: gradual): {', '.join([*ONE_SHOT, '2:4'])} prune in one "
                         f"shot, {', '.join(TRAINED)} while --epochs train")
+    parser.add_argument("--strength", type=not_negative, metavar="LAMBDA", help="with --method soft-movement, in place "
+                        "of --sparsity: the weight of the penalty that pulls weights out (400 is the paper's)")
+    parser.add_argument("--also", nargs="+", choices=["embeddings", "head"], default=[], metavar="PART",
+                        help="with --sparsity: prune single weights of the embeddings, or of the head, too "
+                        "(default: neither)")
     parser.add_argument("--importance", choices=list(IMPORTANCE), default="fisher", help="how units are ranked")
     parser.add_argument("--scope", choices=["global", "layer"], default="global",
                         help="rank the units of all layers together, or keep the same share of each (--heads, --ffn)")
@@ -209,22 +219,36 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     budgets = [name for name in ("flops", "latency", "size_mb") if getattr(args, name) is not None]
     shares = args.heads is not None or args.ffn is not None
+    args.budget, args.units = bool(budgets), bool(budgets) or shares
+    args.sparse = args.sparsity is not None or args.method == "soft-movement"
     if len(budgets) + shares > 1:
         parser.error("--flops, --latency, --size-mb and --heads/--ffn are four ways to say one thing: give one")
-    if not budgets and not shares and not args.layers and not args.vocab and args.sparsity is None:
+    if not args.units and not args.layers and not args.vocab and not args.sparse:
         parser.error("say what stays: --heads 0.5 --ffn 0.5, --flops 0.5, --latency 0.5, --size-mb 40, --layers 3 "
                      "or --vocab 1; or what goes: --sparsity 0.5")
-    if args.refit and not budgets and not shares:
-        parser.error("--refit makes up for cut heads and neurons: give it --flops, --latency, --size-mb or --heads")
-    if args.teacher and not args.epochs:
-        parser.error("--teacher self is for recovery: give it --epochs")
-    if args.method and args.sparsity is None:
-        parser.error(f"--method {args.method} wants --sparsity")
+    if args.method == "soft-movement" and (args.sparsity is not None or args.strength is None):
+        parser.error("--method soft-movement has no --sparsity: its --strength decides how much goes (try 400)")
+    if args.method == "2:4" and args.sparsity != 0.5:
+        parser.error("--method 2:4 wants --sparsity 0.5: two of every four weights go")
+    for flag, wanted, why in (
+            ("refit", args.units, "it makes up for cut heads and neurons: give it --flops, --latency or --heads"),
+            ("label_free", args.units, "it is about the importance of heads and neurons: give it --flops or --heads"),
+            ("importance", args.units, "it ranks heads and neurons: give it --flops or --heads"),
+            ("steps", args.units, "it is about heads and neurons: give it --flops or --heads"),
+            ("round_to", args.budget, "it wants a budget: --flops, --latency or --size-mb"),
+            ("characters", args.vocab, "it wants --vocab"),
+            ("method", args.sparse, "it wants --sparsity"),
+            ("also", args.sparse, "it wants --sparsity"),
+            ("strength", args.method == "soft-movement", "it wants --method soft-movement"),
+            ("teacher", args.epochs, "recovery wants --epochs"),
+            ("accumulate", "movement" not in (args.method or ""), "movement learns from the gradient of every batch"),
+            ("scope", not args.budget, "a budget weighs the units of all layers together")):
+        if getattr(args, flag) != parser.get_default(flag) and not wanted:
+            parser.error(f"--{flag.replace('_', '-')} does nothing here: {why}")
     args.method = args.method or "gradual"
-    if args.sparsity is not None and args.method in TRAINED and not args.epochs:
+    if args.sparse and args.method in TRAINED and not args.epochs:
         parser.error(f"--method {args.method} prunes while it trains: give it --epochs, or take --method wanda")
     args.heads, args.ffn = (1.0 if value is None else value for value in (args.heads, args.ffn))
-    args.budget, args.units = bool(budgets), bool(budgets) or shares
     if args.layers and not re.fullmatch(r"\d+(,\d+)*", args.layers):
         parser.error(f"--layers {args.layers} must be a number of layers or a list like 0,2,5")
     return args
@@ -319,7 +343,7 @@ def main(argv=None, after_epoch=None):
         recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, sparsifier)
     logits = predict(model, encode(tokenizer, data.validation, args, model), args.batch_size, tokenizer.pad_id)
     after = scores(logits, data.validation.labels)
-    if args.sparsity is not None:
+    if args.sparse:
         report["sparsity"] = sparsity_of(model)
         model = store_sparse(model)
         print(f"sparsity {report['sparsity']:.1%} of the encoder's weights, stored as bitmap + values: bytes are "

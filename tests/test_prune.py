@@ -7,9 +7,13 @@ import torch
 import torch.nn.functional as F
 from conftest import LABELS, TEXTS, random_model
 
+import distill
+import evaluate
 import prune
 import pruning
+import quantize
 from data_utils import batches
+from measure_utils import file_bytes
 from model_utils import load_model, save_model
 
 FAMILIES = ["bert", "roberta", "distilbert"]
@@ -297,19 +301,52 @@ def test_least_harmful_layers_drops_the_one_that_does_nothing():
     assert pruning.least_harmful_layers(model, list(batches(ids, labels, 3, 0)), 2) == [0, 2]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("flags", [["--flops", "0.6", "--refit"], ["--layers", "2"],
-                                   ["--layers", "0,2", "--flops", "0.5"], ["--vocab", "1"], ["--size-mb", "0.042"],
-                                   ["--sparsity", "0.5", "--method", "wanda"], ["--sparsity", "0.5", "--method", "2:4"],
-                                   ["--sparsity", "0.8", "--epochs", "2", "--teacher", "self"]])
-def test_every_way_to_prune_ends_in_a_folder_that_loads(family, flags, tmp_path, tokenizer):
+@pytest.fixture(params=FAMILIES)
+def teacher(request, tmp_path, tokenizer):
+    """(model folder, data file) of a small random model of each family."""
     vocab = max(tokenizer.vocab_size, 60)
-    save_model(random_model(family=family, vocab_size=vocab), tokenizer, tmp_path / "teacher", run={})
+    save_model(random_model(family=request.param, vocab_size=vocab), tokenizer, tmp_path / "teacher", run={})
     (tmp_path / "mine.csv").write_text("text,label\n" + "".join(
         f"{text} {i},{LABELS[i % 3]}\n" for i, text in enumerate(TEXTS * 6)))
-    prune.main(["--model", str(tmp_path / "teacher"), "--out", str(tmp_path / "out"), "--data",
-                str(tmp_path / "mine.csv"), "--round-to", "1", *flags])
-    model, again = load_model(tmp_path / "out")
+    return str(tmp_path / "teacher"), str(tmp_path / "mine.csv")
+
+
+@pytest.mark.parametrize("flags", [["--flops", "0.6", "--refit", "--round-to", "1"], ["--layers", "2"],
+                                   ["--layers", "0,2", "--flops", "0.5", "--round-to", "1"], ["--vocab", "1"],
+                                   ["--size-mb", "0.042", "--round-to", "1"],
+                                   ["--sparsity", "0.5", "--method", "wanda"], ["--sparsity", "0.5", "--method", "2:4"],
+                                   ["--sparsity", "0.8", "--epochs", "2", "--teacher", "self"],
+                                   ["--sparsity", "0.8", "--method", "magnitude", "--also", "head"],
+                                   ["--method", "soft-movement", "--strength", "1", "--epochs", "2"]])
+def test_every_way_to_prune_ends_in_a_folder_that_goes_on_through_the_other_verbs(teacher, flags, tmp_path):
+    folder, data = teacher
+    out = str(tmp_path / "out")
+    prune.main(["--model", folder, "--out", out, "--data", data, *flags])
+    model, again = load_model(out)
     if "--size-mb" in flags:
-        assert (tmp_path / "out" / "model.safetensors").stat().st_size <= 1e6 * float(flags[1])
+        assert file_bytes(out)["model"] <= 1e6 * float(flags[1])
     assert torch.isfinite(model(torch.tensor(again(["a good day"], 20)))).all()
+    quantize.main(["--model", out, "--out", out + "-int8"])
+    for role in (["--teacher", out, "--student", "scratch:layers=1,hidden=16,heads=2,vocab=60"],
+                 ["--teacher", folder, "--student", out]):
+        distill.main([*role, "--data", data, "--out", str(tmp_path / "student"), "--epochs", "1"])
+    evaluate.main([folder, out, out + "-int8", str(tmp_path / "student"), "--data", data, "--timed", "2",
+                   "--bootstrap", "20", "--out", str(tmp_path / "report")])
+    assert (tmp_path / "report" / "results.md").exists()
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--vocab", "1", "--steps", "4"], "--steps does nothing here"),
+    (["--vocab", "1", "--round-to", "8"], "--round-to does nothing here"),
+    (["--heads", "0.5", "--characters", "seen"], "--characters does nothing here"),
+    (["--layers", "2", "--refit"], "--refit does nothing here"),
+    (["--flops", "0.5", "--scope", "layer"], "--scope does nothing here"),
+    (["--heads", "0.5", "--teacher", "self"], "--teacher does nothing here"),
+    (["--sparsity", "0.5", "--epochs", "1", "--method", "movement", "--accumulate", "2"], "--accumulate does nothing"),
+    (["--sparsity", "0.5", "--method", "soft-movement"], "has no --sparsity"),
+    (["--sparsity", "0.7", "--method", "2:4"], "wants --sparsity 0.5"),
+    (["--flops", "0.5", "--latency", "0.5"], "give one")])
+def test_a_flag_that_would_do_nothing_is_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        prune.parse_args(["--model", "a", "--out", "b", "--data", "demo", *flags])
+    assert message in capsys.readouterr().err
