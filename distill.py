@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from data_utils import batches
+from encoder import with_layers
 from measure_utils import count_parameters
-from model_utils import check_out, load_model, save_model, with_layers
+from model_utils import check_out, load_model, save_model
 from sparsity import to_dense
 from train_utils import (
     Optimizer,

@@ -29,8 +29,9 @@ import torch
 import torch.nn.functional as F
 
 from data_utils import batches, take
+from encoder import with_layers
 from measure_utils import count_parameters, file_bytes
-from model_utils import check_out, load_model, save_model, with_layers
+from model_utils import check_out, load_model, save_model
 from pruning import (
     IMPORTANCE,
     byte_cost,

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from encoder import with_layers
 from measure_utils import time_interleaved
-from model_utils import with_layers
 
 # ---------------------------------------------------------------------------------------------------------
 # 1. How important is each head, each neuron?

@@ -28,9 +28,10 @@ from optuna.trial import TrialState
 import distill
 import prune
 import train
+from encoder import EncoderConfig
 from file_utils import read_json, swap_in
 from hub_utils import repository
-from model_utils import FOLDER_FILES, SCRATCH_DEFAULTS, EncoderConfig, check_out, parse_recipe
+from model_utils import FOLDER_FILES, SCRATCH_DEFAULTS, check_out, parse_recipe
 from train_utils import parser_for, positive_int, run_script
 
 VERBS = {"train": train, "prune": prune, "distill": distill}

@@ -7,7 +7,7 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants the Hub protocol talks to tests/hub_server.py
 
-from model_utils import Encoder, EncoderConfig, init_weights
+from encoder import Encoder, EncoderConfig, init_weights
 from text_utils import train_wordpiece
 
 LABELS = ["negative", "neutral", "positive"]

@@ -16,9 +16,9 @@ LAYERS = [["search"],
           ["pruning", "vocabulary"],
           ["model_utils"],
           ["sparsity"],
-          ["layers", "data_utils", "text_utils", "measure_utils", "report_utils"],
+          ["encoder", "layers", "data_utils", "text_utils", "measure_utils", "report_utils"],
           ["table_utils", "hub_utils", "demo_data", "file_utils"]]
-ALONE = ["layers", "text_utils", "measure_utils", "report_utils"]  # import nothing of ours: a reader needs one file
+ALONE = ["encoder", "layers", "text_utils", "measure_utils", "report_utils"]  # import nothing of ours: a reader needs one file
 FLOOR = {name: number for number, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
 SCRIPTS = [*LAYERS[0], *LAYERS[1]]

@@ -11,8 +11,8 @@ import transformers
 from conftest import LABELS, TEXTS, random_model, small_config
 from safetensors.torch import load_file, save_file
 
-import model_utils
-from model_utils import EncoderConfig, load_model, model_from_scratch, save_model, to_hf_name
+from encoder import Encoder, EncoderConfig, from_hf_name, init_weights, to_hf_name
+from model_utils import load_model, model_from_scratch, save_model
 
 FAMILIES = ["bert", "roberta", "distilbert"]
 
@@ -76,7 +76,7 @@ def test_saved_dense_folder_loads_in_transformers_with_the_same_logits(family, t
 
 def test_pruned_folder_is_refused_by_transformers_instead_of_filled_with_random_numbers(tmp_path, tokenizer):
     config = small_config(heads_per_layer=[4, 2, 1], neurons_per_layer=[24, 3, 9])
-    save_model(model_utils.init_weights(model_utils.Encoder(config)), tokenizer, tmp_path / "m", run={})
+    save_model(init_weights(Encoder(config)), tokenizer, tmp_path / "m", run={})
     with pytest.raises((ValueError, KeyError)):
         transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "m")
 
@@ -85,7 +85,7 @@ def test_pruned_folder_is_refused_by_transformers_instead_of_filled_with_random_
 def test_uneven_folder_loads_with_identical_logits(family, tmp_path, tokenizer, padded_batch):
     torch.manual_seed(0)
     config = small_config(family, heads_per_layer=[4, 2, 1], neurons_per_layer=[24, 3, 9])
-    model = model_utils.init_weights(model_utils.Encoder(config), std=0.3).eval()
+    model = init_weights(Encoder(config), std=0.3).eval()
     save_model(model, tokenizer, tmp_path / "m", run={})
     again, _ = load_model(tmp_path / "m")
     assert torch.equal(model(*padded_batch), again(*padded_batch))
@@ -153,7 +153,7 @@ def test_config_without_model_type_is_bert(hf_folder, padded_batch):
 def test_every_tensor_name_survives_the_way_to_hugging_face_and_back():
     for family in FAMILIES:
         for name in random_model(family=family).state_dict():
-            assert model_utils.from_hf_name(to_hf_name(name, family), family) == name
+            assert from_hf_name(to_hf_name(name, family), family) == name
 
 
 def test_text_longer_than_the_positions_is_an_error_that_names_the_limit():
