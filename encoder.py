@@ -145,7 +145,8 @@ class EncoderConfig:
             "attention_probs_dropout_prob": self.attention_dropout,
             "classifier_dropout": self.classifier_dropout}
         names = DISTILBERT_KEYS if self.family == "distilbert" else {}
-        ours = ("base_model_type", "heads_per_layer", "neurons_per_layer", "head_size", "stored_forms", "int8_engine")
+        ours = ("base_model_type", "heads_per_layer", "neurons_per_layer", "head_size", "stored_forms", "int8_engine",
+                "runtime", "num_parameters")
         config = {key: value for key, value in self.hf.items() if key not in ours}
         config |= {names.get(key, key): value for key, value in shared.items()}
         config |= {"architectures": [f"{head_class}ForSequenceClassification"], "model_type": base,

@@ -61,6 +61,11 @@ def model_folders(names):
     return folders
 
 
+def on_cpu_only(config):
+    """Is this config.json of an exported graph, or of a model with compressed matrices?"""
+    return bool(config.get("runtime") or config.get("stored_forms"))
+
+
 def quality(logits, labels, label_names):
     """Scores, per-class scores and confusion matrix of logits (N, classes)."""
     predicted = logits.argmax(-1).numpy()
@@ -102,7 +107,7 @@ def report(args):
     if args.baseline and args.baseline not in names:
         raise ValueError(f"--baseline {args.baseline} is not one of {', '.join(names)}")
     device = pick_device(args.device)
-    if device.type != "cpu" and any(read_json(Path(f) / "config.json").get("stored_forms") for f in folders):
+    if device.type != "cpu" and any(on_cpu_only(read_json(Path(f) / "config.json")) for f in folders):
         device = torch.device("cpu")
         print("compressed models run on the CPU only: all models are scored and timed there")
     models, tokenizers, runs = {}, {}, {}
@@ -178,6 +183,9 @@ def notes(results, where):
             lines.append(f"WARNING: {row['name']} answers one class for every text.")
         if slower := [batch for batch in (1, 32) if row[f"speedup_{batch}"] < 1 and not row["is_baseline"]]:
             lines.append(f"{row['name']} is slower than the baseline here at batch {' and '.join(map(str, slower))}.")
+    if len(results) > 1:
+        fastest = {batch: min(results, key=lambda row: row[f"ms_{batch}"])["name"] for batch in (1, 32)}
+        lines.append(f"Fastest at batch 1: {fastest[1]}; at batch 32: {fastest[32]}.")
     if same := [row["name"] for row in results if not row["is_baseline"] and row["low"] <= 0 <= row["high"]]:
         lines.append(f"These texts cannot tell from the baseline's the score of: {', '.join(same)}.")
     return lines
@@ -254,7 +262,7 @@ def writing(name):
 
 def predict_texts(args):
     model, tokenizer = load_model(args.model)
-    model.to("cpu" if model.config.stored_forms else pick_device(args.device, quiet=True))
+    model.to("cpu" if on_cpu_only(model.config.hf) else pick_device(args.device, quiet=True))
     if args.texts and args.input is not None:
         raise ValueError("give texts or --input FILE, not both")
     if args.input is not None and not (Path(args.input).exists() and not Path(args.input).is_dir()):

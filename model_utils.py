@@ -19,9 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import layers
+import recurrent
+import runtimes
 from encoder import NOT_OURS, Encoder, EncoderConfig, Head, from_hf_name, init_weights, to_hf_name
 from file_utils import fsync, read_json, swap_in, write_json
 from hub_utils import repository
+from measure_utils import MODEL_FILES, count_parameters
 from text_utils import load_tokenizer, train_wordpiece
 
 # ---------------------------------------------------------------------------------------------------------
@@ -77,28 +80,36 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
     config_path = find("config.json")
     if config_path is None:
         raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
-    config = EncoderConfig.from_hf(read_json(config_path), source=f"{name}/config.json")
+    hf = read_json(config_path)
+    kind = recurrent.RecurrentConfig if str(hf.get("model_type")).startswith("pocketbert-") else EncoderConfig
+    config = kind.from_hf(hf, source=f"{name}/config.json")
+    if form := hf.get("runtime"):
+        model = runtimes.open_runtime(config_path.parent, form, config)
+        model.num_parameters = hf.get("num_parameters", 0)
+        return model, load_tokenizer(find, config.hf, name=name)
     tensors, fresh, leftover = {}, {}, []
-    for hf_name, tensor in read_tensors(find).items():
-        ours = from_hf_name(hf_name, config.family)
+    for file_name, tensor in read_tensors(find).items():
+        ours = file_name if kind is not EncoderConfig else from_hf_name(file_name, config.family)
         if ours is not None:
             # A copy: tensors lie at odd addresses in the file, where some kernels round the last bit differently.
-            tensors[ours] = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
-        elif not NOT_OURS.search(hf_name.removeprefix(f"{config.family}.")):
-            leftover.append(hf_name)
+            as_it_is = not tensor.is_floating_point() or ours.rpartition(".")[0] in config.stored_forms
+            tensors[ours] = tensor.to(tensor.dtype if as_it_is else torch.float32, copy=True)
+        elif not NOT_OURS.search(file_name.removeprefix(f"{config.family}.")):
+            leftover.append(file_name)
     if new_head or "head.out.weight" not in tensors and "head.out" not in config.stored_forms:
         if not label_names:
             raise ValueError(f"{name} has no classification head; fine-tune it first: "
                              f"python train.py --model {name} --data DATA --out runs/teacher")
         config.label_names = list(label_names)
-        fresh = {f"head.{k}": v for k, v in init_weights(Head(config)).state_dict().items()}
+        head = init_weights(Head(config)) if kind is EncoderConfig else recurrent.Head(config)
+        fresh = {f"head.{k}": v for k, v in head.state_dict().items()}
         fresh = {k: v for k, v in fresh.items() if k not in tensors or k.startswith("head.out.")}
         tensors |= fresh
 
     if config.int8_engine:
         layers.use_engine(config.int8_engine)
     with torch.device("meta"):  # shapes only: the numbers come from the file
-        model = Encoder(config)
+        model = Encoder(config) if kind is EncoderConfig else recurrent.RecurrentClassifier(config)
         layers.replace_stored_modules(model, config.stored_forms, f"{name}/config.json")
     check_tensors(model.state_dict(), tensors, leftover, name)
     if fresh:
@@ -117,7 +128,7 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
 
 
 def check_tensors(expected, found, leftover, name):
-    """Every tensor of the encoder must be there, none may be left over, all must fit; else one line names them."""
+    """Every tensor of the model must be there, none may be left over, all must fit; else one line names them."""
     missing = set(expected) - set(found)
     leftover = leftover + [key for key in found if key not in expected]
     if missing or leftover:
@@ -131,6 +142,7 @@ def check_tensors(expected, found, leftover, name):
                              f"asks for {tuple(want.shape)} {want.dtype}")
 
 
+RECIPES = ("scratch", *recurrent.KINDS)  # names of models that are made, not found
 SCRATCH_DEFAULTS = {"layers": 4, "hidden": 128, "heads": 4, "ffn": 0, "vocab": 8000, "positions": 512}
 
 
@@ -147,7 +159,14 @@ def parse_recipe(recipe, defaults):
 
 
 def model_from_scratch(recipe, texts, label_names):
-    """A new BERT with random weights and a WordPiece vocabulary trained on the texts: 'scratch:layers=4,hidden=256'."""
+    """A model with random weights and a WordPiece vocabulary trained on the texts.
+
+    'scratch:layers=4,hidden=256' is a BERT; 'lstm', 'gru:hidden=256', 'xlstm', 'rwkv', 'bag:ngrams=2' see recurrent.py.
+    """
+    if recipe.partition(":")[0] in recurrent.KINDS:
+        _, size = recurrent.parse_recipe(recipe)
+        tokenizer = train_wordpiece(texts, vocab_size=size["vocab"])
+        return recurrent.build(recipe, tokenizer.vocab_size, tokenizer.pad_id, label_names), tokenizer
     size = parse_recipe(recipe, SCRATCH_DEFAULTS)
     if size["hidden"] % size["heads"] or not min(size["layers"], size["hidden"], size["heads"], size["vocab"]):
         raise ValueError(f"{recipe!r}: layers, hidden, heads and vocab must be above 0 and hidden "
@@ -167,7 +186,7 @@ def model_from_scratch(recipe, texts, label_names):
 # Writing a folder
 # ---------------------------------------------------------------------------------------------------------
 
-FOLDER_FILES = ("config.json", "model.safetensors", "tokenizer.json", "run.json", "metrics.json")
+FOLDER_FILES = ("config.json", *MODEL_FILES, "tokenizer.json", "run.json", "metrics.json")
 
 
 def check_out(folder):
@@ -183,11 +202,12 @@ def check_out(folder):
         raise PermissionError(f"--out {folder}: {ancestor} is no folder that can be written to")
 
 
-def save_model(model, tokenizer, folder, run):
+def save_model(model, tokenizer, folder, run, graph=None):
     """Write a model folder: everything into a temporary neighbour first, then one rename.
 
     A process killed at any moment leaves the old folder or the new one, never a mixture.
     run: the dictionary for run.json (see train_utils.provenance).
+    graph: (form, folder) of an exported graph (see runtimes.py), which then stands in for model.safetensors.
     """
     folder = Path(folder)
     check_out(folder)
@@ -197,11 +217,25 @@ def save_model(model, tokenizer, folder, run):
     staging = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
     staging.mkdir()
     config = model.config.to_hf() | {"text_cleaning": tokenizer.cleaning}
+    if graph:
+        form, source = graph
+        config |= {"model_type": "pocketbert", "base_model_type": config.get("base_model_type", config["model_type"]),
+                   "architectures": ["PocketBertGraph"], "runtime": form, "num_parameters": count_parameters(model)}
+        for name in runtimes.graph_files(form):
+            shutil.copyfile(Path(source) / name, staging / name)
+            fsync(staging / name)
+    else:
+        write_tensors(model, staging / "model.safetensors")
     write_json(config, staging / "config.json")
-    tensors = {to_hf_name(name, model.config.family): tensor.detach().cpu().contiguous()
-               for name, tensor in model.state_dict().items()}
-    save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
-    fsync(staging / "model.safetensors")
     tokenizer.save(staging)
     write_json(run, staging / "run.json")
     swap_in(staging, folder, FOLDER_FILES)
+
+
+def write_tensors(model, path):
+    def file_name(name):
+        return to_hf_name(name, model.config.family) if isinstance(model.config, EncoderConfig) else name
+    tensors = {file_name(name): tensor.detach().cpu().contiguous()
+               for name, tensor in model.state_dict().items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    fsync(path)

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 
 from data_utils import batches, take
-from encoder import with_layers
+from encoder import Encoder, with_layers
 from measure_utils import count_parameters, file_bytes
 from model_utils import check_out, load_model, save_model
 from pruning import (
@@ -162,7 +162,7 @@ def sparsifier_for(args, model, texts, steps):
     """The method that --sparsity and --method name; those of one shot set the weights to zero here and now."""
     if not args.sparse:
         return FixedMasks({}, {})
-    asked = {part: part in args.also for part in ("embeddings", "head")}
+    asked = dict.fromkeys(args.also, True)
     modules = prunable(model, **asked)
     if args.method == "rigl":
         return RigL(modules, steps, masks_from_scores(magnitude_scores(model, **asked), args.sparsity, args.scope))
@@ -262,6 +262,8 @@ def main(argv=None, after_epoch=None):
     seed_everything(args.seed)
     original, tokenizer = load_model(args.model)
     original = to_dense(original)
+    if (args.units or args.layers) and not isinstance(original, Encoder):
+        raise ValueError(f"{args.model} has neither heads nor layers to prune: give it --sparsity or --vocab")
     prepare_for_training(original, args)
     data, report = open_data(args, original.config.label_names), {}
     original.to(device)
@@ -308,7 +310,7 @@ def main(argv=None, after_epoch=None):
 
     # 3. Heads and neurons, in one step or several: importance, masks, cut, refit, recover.
     whole = model
-    units = sum(model.config.heads_per_layer), sum(model.config.neurons_per_layer)
+    units = args.units and (sum(model.config.heads_per_layer), sum(model.config.neurons_per_layer))
     cost = budget_of(args, model, tokenizer, length) if args.budget else ()
     for step in range(1, args.steps + 1) if args.units else ():
         gradients = mask_gradients(model, texts, args.label_free)
@@ -345,9 +347,9 @@ def main(argv=None, after_epoch=None):
     logits = predict(model, encode(tokenizer, data.validation, args, model), args.batch_size, tokenizer.pad_id)
     after = scores(logits, data.validation.labels)
     if args.sparse:
-        report["sparsity"] = sparsity_of(model)
+        report["sparsity"] = sparsity_of(model, **dict.fromkeys(args.also, True))
         model = store_sparse(model)
-        print(f"sparsity {report['sparsity']:.1%} of the encoder's weights, stored as bitmap + values: bytes are "
+        print(f"sparsity {report['sparsity']:.1%} of the prunable weights, stored as bitmap + values: bytes are "
               "saved, time is not, because dense kernels multiply by zeros like by any number")
     report["speedup"] = {f"batch {size}": time_ratio(model, original, train_ids, size, tokenizer.pad_id)
                          for size in (1, 32)}
@@ -360,9 +362,10 @@ def main(argv=None, after_epoch=None):
     save_model(model, tokenizer, args.out, provenance(
         "prune.py", args, argv, parent=args.model, data=data, history=log.history, validation=after, pruning=report))
     log.finish(logits, data.validation.labels, data.label_names)
-    print(f"heads per layer   {' '.join(map(str, model.config.heads_per_layer))}\n"
-          f"neurons per layer {' '.join(map(str, model.config.neurons_per_layer))}\n"
-          f"{'':<10}{'parameters':>14}{'macro-F1':>10}{'kept':>8}\n"
+    if isinstance(model, Encoder):
+        print(f"heads per layer   {' '.join(map(str, model.config.heads_per_layer))}\n"
+              f"neurons per layer {' '.join(map(str, model.config.neurons_per_layer))}")
+    print(f"{'':<10}{'parameters':>14}{'macro-F1':>10}{'kept':>8}\n"
           f"{'before':<10}{size_before:>14,}{before['macro_f1']:>10.4f}\n"
           f"{'pruned':<10}{count_parameters(model):>14,}{after['macro_f1']:>10.4f}"
           f"{after['macro_f1'] / max(before['macro_f1'], 1e-9):>8.1%}\n"
@@ -371,6 +374,8 @@ def main(argv=None, after_epoch=None):
 
 
 def describe(model):
+    if not isinstance(model, Encoder):
+        return f"{count_parameters(model):,} parameters"
     return f"{sum(model.config.heads_per_layer)} heads and {sum(model.config.neurons_per_layer)} neurons"
 
 

@@ -1,65 +1,246 @@
-"""Quantize a trained model to int8: a quarter of the bytes, and fewer milliseconds where the processor helps.
+"""Quantize a trained model: fewer bits for each weight, and fewer milliseconds where the processor helps.
 
-Each row of a weight matrix is stored as whole numbers from -128 to 127 and one scale:
+In int8, each row of a weight matrix is stored as whole numbers from -128 to 127 and one scale:
 
     W[o, :] ~ scale[o] * W_int8[o, :],        scale[o] = max|W[o, :]| / 127.5
 
 "Dynamic" means that activations are quantized on the fly, at every call, so no calibration data are needed.
-torch.ao chooses the scales and multiplies int8 by int8; embeddings get int8 rows; the classification head and the
-LayerNorms stay fp32, because they are small and feel every bit. One scale a row ("per channel") instead of one a
-matrix keeps a single large row from spoiling all others.
+torch.ao chooses the scales and multiplies int8 by int8: a quarter of the bytes, and about half of the time on a
+processor with VNNI. All other forms save bytes only: their matrices are turned back into floats when the model is
+opened. A plan says which form each part has; a method is a plan with a name. From many bits to few:
+
+    fp16, bf16          half of the bytes, and hardly a change
+    int8-weights        whole numbers for the weights, floats for the activations: near-lossless
+    int4, gptq          16 levels, a scale and a lowest value for each group of a row; gptq lets the weights that
+                        are still to be rounded make up for those that were (Frantar et al. 2022, arXiv:2210.17323)
+    nf4                 the 16 quantiles of a normal distribution as levels (Dettmers et al. 2023, arXiv:2305.14314)
+    clusters            16 levels of the matrix's own, found by k-means, fine-tuned with --epochs, and zipped
+                        (Han et al. 2016, arXiv:1510.00149)
 
     python quantize.py --model runs/demo/pruned --out runs/demo/int8 --data demo
-    python quantize.py --model runs/tweets/teacher --out runs/tweets/int8 --data tweet_sentiment_extraction
+    python quantize.py --model runs/tweets/teacher --out runs/tweets/nf4 --data tweet_sentiment_extraction --method nf4
+    ... --plan embeddings=int4,encoder=int8,head=fp32     ... --keep-layers auto --max-drop 0.005
+    ... --method onnx | onnx-int8 | onnx-optimized | openvino | openvino-int8
 
 With --data it measures what was lost: score, milliseconds, and how often a text's label depends on its batch mates.
+The arithmetic is in quantization.py, the stored forms are in layers.py.
 """
 
 import copy
+import math
 import tempfile
+from collections import Counter
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 import layers
-from measure_utils import file_bytes
+import runtimes
+from data_utils import batches, take
+from measure_utils import file_bytes, hardware_line
 from model_utils import check_out, load_model, save_model
+from quantization import ClusteredWeights, input_moments, kmeans, layer_error, store_clusters, store_groups
 from sparsity import to_dense
 from train_utils import (
+    Optimizer,
+    TrainingLog,
     add_common_flags,
+    add_training_flags,
+    autocast,
     encode,
+    fraction,
     open_data,
     parser_for,
+    positive_int,
     predict,
+    prepare_for_training,
     provenance,
     run_script,
     scores,
+    seed_everything,
     time_ratio,
 )
 
+METHODS = {name: f"embeddings={name},encoder={name}" for name in ("int8-weights", "int4", "nf4", "clusters")} | {
+    "dynamic": "embeddings=int8,encoder=int8",
+    "gptq": "embeddings=int4,encoder=gptq",
+    "fp16": "embeddings=fp16,encoder=fp16,head=fp16",
+    "bf16": "embeddings=bf16,encoder=bf16,head=bf16"}
+FORMS = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int4", "gptq", "nf4", "clusters")
 
-def quantize_dynamic(model, engine, embeddings=True):
-    """A copy of the model with every encoder matrix in int8 and, if asked, every embedding table too.
 
-    The head stays fp32. The copy's config says which module has which form, so that load_model can rebuild it.
+# ---------------------------------------------------------------------------------------------------------
+# The plan: which matrix gets which form
+# ---------------------------------------------------------------------------------------------------------
+
+def matrices(model):
+    """{name: module} of everything that can take another form; LayerNorms and biases are small and stay fp32."""
+    return {name: module for name, module in model.named_modules()
+            if isinstance(module, (nn.Linear, nn.Embedding, layers.SparseLinear))}
+
+
+def part_of(name):
+    """The part of a plan that a module or tensor belongs to."""
+    return name.split(".")[0] if name.startswith(("embeddings.", "head.")) else "encoder"
+
+
+def parse_plan(plan, model):
+    """'embeddings=int4,encoder=int8,head=fp32' -> {name of a matrix: form}; what is not named stays as it is.
+
+    A part is `embeddings`, `encoder` (all that is neither embeddings nor head), `head`, or the beginning of a
+    module's name, such as layers.3 or layers.3.ffn.down. A later part overrules an earlier one.
     """
-    layers.use_engine(engine)
-    model = copy.deepcopy(model).eval()
-    forms = {}
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and not name.startswith("head."):
-            forms[name] = "int8_linear"
-        elif isinstance(module, nn.Embedding) and embeddings:
-            forms[name] = "int8_embedding"
-    for name, form in forms.items():
-        layers.replace_module(model, name, layers.FORMS[form].from_float(model.get_submodule(name)))
-    model.config.stored_forms, model.config.int8_engine = forms, engine
-    return model
+    found, forms = matrices(model), {}
+    for piece in plan.split(","):
+        part, _, form = piece.strip().partition("=")
+        if form not in FORMS:
+            raise ValueError(f"--plan {plan}: {piece!r} is not PART=FORM with a form of {', '.join(FORMS)}")
+        names = [name for name in found if part in (part_of(name), name) or name.startswith(f"{part}.")]
+        if not names and part == "encoder":
+            print("encoder: no matrices that can take another form (those inside of torch's LSTM and GRU stay fp32)")
+        elif not names:
+            raise ValueError(f"--plan {plan}: {part!r} names no matrix of this model; parts are embeddings, encoder, "
+                             f"head, or names like {', '.join(list(found)[-3:-1])}")
+        for name in names:
+            if form == "gptq" and isinstance(found[name], nn.Embedding):
+                raise ValueError(f"--plan {plan}: gptq is for matrices that are multiplied; {name} is looked up (int4)")
+        forms |= dict.fromkeys(names, form)
+    return {name: form for name, form in forms.items() if form != "fp32"}
 
 
-def quantized_share(model):
-    """Share of the weights that are no longer fp32. A share far from 1 means that something slipped through."""
-    integer = sum(t.numel() for t in model.state_dict().values() if not t.is_floating_point())
-    return integer / sum(t.numel() for t in model.state_dict().values())
+def store(module, form, args, hessian=None):
+    """One float matrix in its form: a module of layers.py."""
+    if form == "int8":
+        return (layers.Int8Linear if isinstance(module, nn.Linear) else layers.Int8Embedding).from_float(module)
+    if form == "clusters":
+        return store_clusters(module, args.clusters, args.init)
+    if form in ("int8-weights", "int4", "gptq"):
+        return store_groups(module, 8 if form == "int8-weights" else 4, args.group_size, hessian)
+    direct = {"fp16": layers.Float16Matrix, "bf16": layers.BFloat16Matrix, "nf4": layers.NF4Matrix}
+    return direct[form].from_float(module)
+
+
+def store_all(model, forms, args, texts=()):
+    """{name: stored module} for a plan. GPTQ's Hessians are those of the float model: one pass over the texts."""
+    found = matrices(model)
+    names = [name for name, form in forms.items() if form == "gptq"]
+    hessians = input_moments(model, texts, names) if names else {}
+    stored = {name: store(found[name], form, args, hessians.get(name)) for name, form in forms.items()}
+    if names:
+        errors = [[layer_error(found[name].weight, layer.dequantize(), hessians[name]) for layer in
+                   (stored[name], store(found[name], "int4", args))] for name in names]
+        better = sum(ours < rounded for ours, rounded in errors)
+        print("gptq: mean relative error of the outputs {:.5f}, rounded to nearest {:.5f}; ".format(
+            *(sum(column) / len(names) for column in zip(*errors, strict=True)))
+            + f"smaller in {better} of {len(names)} matrices")
+    return stored
+
+
+def assemble(model, stored, engine):
+    """A copy of the model with the stored matrices in their places; its config says so, for load_model."""
+    smaller = copy.deepcopy(model).eval()
+    for name, module in stored.items():
+        layers.replace_module(smaller, name, module)
+        smaller.config.stored_forms[name] = module.form
+    if any(isinstance(module, (layers.Int8Linear, layers.Int8Embedding)) for module in stored.values()):
+        smaller.config.int8_engine = engine
+    return smaller
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Which matrices suffer? Keep those
+# ---------------------------------------------------------------------------------------------------------
+
+def divergence(reference, logits):
+    """Mean KL(fp32 || quantized) in nats: how far the answers have moved. Sees more than labels that flip."""
+    return (reference.softmax(-1) * (reference.log_softmax(-1) - logits.log_softmax(-1))).sum(-1).mean().item()
+
+
+def sensitivity(model, stored, answer, labels):
+    """[(name, divergence, rise of the cross-entropy)] with one matrix stored at a time, the worst first.
+
+    answer: a function from a model to its logits on some validation texts.
+    """
+    probe = copy.deepcopy(model).eval()
+    reference, found = answer(model), []
+    for name, module in stored.items():
+        original = probe.get_submodule(name)
+        layers.replace_module(probe, name, module)
+        logits = answer(probe)
+        layers.replace_module(probe, name, original)
+        found.append((name, divergence(reference, logits),
+                      (F.cross_entropy(logits, labels) - F.cross_entropy(reference, labels)).item()))
+    return sorted(found, key=lambda row: -row[1])
+
+
+def keep_worst(model, stored, args, ranking, validate, engine):
+    """(stored, names) after as many of the worst matrices as needed have got --keep-as in place of their form."""
+    target, stored, kept = validate(model)["macro_f1"] - args.max_drop, dict(stored), []
+    while True:
+        score = validate(assemble(model, stored, engine))["macro_f1"]
+        print(f"  {len(kept)} of {len(ranking)} matrices kept in {args.keep_as}: macro-F1 {score:.4f} "
+              f"(wanted: {target:.4f})")
+        if score >= target or len(kept) == len(ranking):
+            return stored, kept
+        kept.append(name := ranking[len(kept)][0])
+        stored.pop(name)
+        if args.keep_as != "fp32":
+            stored[name] = store(model.get_submodule(name), args.keep_as, args)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Fine-tune the centroids of clustered matrices
+# ---------------------------------------------------------------------------------------------------------
+
+def train_centroids(model, names, train_ids, targets, validate, args, pad_id):
+    """The usual loop, but each clustered matrix has only as many free numbers as clusters: W = codebook[indices].
+
+    dL/dcodebook[k] is the sum of dL/dW over the weights of cluster k. Biases, LayerNorms and the head learn too.
+    targets: labels (N,), or probabilities (N, num_labels) of the fp32 model (--teacher self).
+    Returns ({name: stored module}, history); `model` is changed.
+    """
+    for name in names:
+        module = model.get_submodule(name)
+        layers.replace_module(model, name, ClusteredWeights(module, *kmeans(module.weight, args.clusters, args.init)))
+    batches_per_epoch = math.ceil(len(train_ids) / args.batch_size)
+    optimizer, log = Optimizer(model, args, num_batches=args.epochs * batches_per_epoch), TrainingLog(model, args)
+    before = validate(model)
+    print(f"clustered, before training: macro-F1 {before['macro_f1']:.4f}")
+    log.start_over(model, before)
+    for epoch in log.epochs():
+        model.train()
+        shuffled = batches(train_ids, None, args.batch_size, pad_id, shuffle_seed=args.seed + epoch)
+        for batch in log.progress(shuffled, total=batches_per_epoch):
+            with autocast(model.device, args.bf16):
+                loss = F.cross_entropy(model(batch.input_ids, batch.attention_mask), targets[batch.index])
+            loss.backward()
+            optimizer.step(loss)
+            log.batch(loss)
+        log.add(epoch, validate(model))
+    log.restore_best()
+    log.finish()
+    return {name: model.get_submodule(name).to_stored() for name in names}, log.history
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What it cost
+# ---------------------------------------------------------------------------------------------------------
+
+def print_bytes(small, model):
+    """Where the bytes are: those of the tensors, part by part; the file has a header of some kilobytes more."""
+    def megabytes(candidate, part):
+        return sum(tensor.numel() * tensor.element_size() for name, tensor in candidate.state_dict().items()
+                   if part_of(name) == part) / 1e6
+    for part in ("embeddings", "encoder", "head"):
+        forms = Counter(form.split(":")[0] for name, form in small.config.stored_forms.items() if part_of(name) == part)
+        print(f"{part:<11}{megabytes(model, part):>8.2f} MB ->{megabytes(small, part):>7.2f} MB   "
+              + (", ".join(f"{count} {form}" for form, count in forms.items()) or "as it was"))
+    if clustered := [module for module in small.modules() if isinstance(module, layers.ClusteredMatrix)]:
+        weights = sum(module.num_weights for module in clustered)
+        zipped = sum(module.bits_per_weight * module.num_weights for module in clustered) / weights
+        packed = sum((module.numbers[0] - 1).bit_length() * module.num_weights for module in clustered) / weights
+        print(f"clusters: {zipped:.2f} bits a weight zipped, as they are in the file; only packed: {packed:.2f}")
 
 
 def batch_mate_flips(model, ids, batch_size, pad_id):
@@ -71,15 +252,127 @@ def batch_mate_flips(model, ids, batch_size, pad_id):
     return int((together.argmax(-1) != alone.argmax(-1)).sum()), (together - alone).abs().max().item()
 
 
+def fp32_bytes(model, tokenizer):
+    """The bytes of the float model's file, written for the purpose: the parent may be a .bin or on the Hub."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(to_dense(model), tokenizer, f"{folder}/fp32", run={})
+        return file_bytes(f"{folder}/fp32")["model"]
+
+
+def speed(model, fp32, ids, args, pad_id):
+    """{batch size: time of the model / time of fp32}; an error where int8 is slower and nobody insists."""
+    ratios = {size: 1 / time_ratio(model, fp32, ids, size, pad_id) for size in sorted({1, args.batch_size})}
+    print("time / fp32: " + ", ".join(f"{ratio:.2f} at batch {size}" for size, ratio in ratios.items()))
+    int8 = isinstance(model, nn.Module) and any(isinstance(module, layers.Int8Linear) for module in model.modules())
+    if int8 and min(ratios.values()) > 1:
+        message = (f"int8 is slower than fp32 here, {min(ratios.values()):.2f} x the time at best ({hardware_line()})")
+        if not args.force:
+            raise ValueError(f"{message}; nothing was written. --method int8-weights has the same bytes at the time "
+                             "of fp32; --force writes int8 all the same")
+        print(f"WARNING: {message}; it saves bytes only")
+    return ratios
+
+
+def measure(model, fp32, ids, labels, args, pad_id):
+    """What quantization cost, on validation texts; prints a table and every warning that applies."""
+    logits = {"fp32": predict(fp32, ids, args.batch_size, pad_id), "new": predict(model, ids, args.batch_size, pad_id)}
+    result = {name: scores(value, labels) for name, value in logits.items()}
+    changed = int((logits["fp32"].argmax(-1) != logits["new"].argmax(-1)).sum())
+    flips, difference = batch_mate_flips(model, ids[:500], args.batch_size, pad_id)
+    print(f"{'':<6}{'macro-F1':>10}{'accuracy':>10}\n"
+          + "\n".join(f"{name:<6}{s['macro_f1']:>10.4f}{s['accuracy']:>10.4f}" for name, s in result.items()))
+    print(f"{changed} of {len(ids):,} labels differ from fp32; {flips} of {len(ids[:500])} labels depend on the batch "
+          f"(logits by up to {difference:.2g})")
+    if len(set(logits["new"].argmax(-1).tolist())) == 1 < len(set(labels)):
+        print("WARNING: the quantized model answers one class for every text: it is broken; keep fp32")
+    return {"validation": result["new"], "fp32": result["fp32"], "labels_changed": changed,
+            "divergence": divergence(*logits.values()), "batch_mate_flips": flips, "batch_mate_texts": len(ids[:500])}
+
+
+# ---------------------------------------------------------------------------------------------------------
+
 def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--model", required=True, help="the fp32 model folder to quantize")
     parser.add_argument("--out", required=True, help="the model folder to write")
-    parser.add_argument("--method", choices=["dynamic"], default="dynamic", help="torch.ao's dynamic int8")
+    parser.add_argument("--method", choices=[*METHODS, *runtimes.FORMS], default="dynamic",
+                        help="one form for all; dynamic is torch.ao's int8; onnx* and openvino* export the graph")
+    parser.add_argument("--plan", metavar="PART=FORM,...", help="a form for each part, in place of --method: parts "
+                        f"are embeddings, encoder, head, layers.3.ffn ...; forms are {', '.join(FORMS)}")
+    parser.add_argument("--group-size", type=positive_int, default=64, help="weights that share a scale (int4, gptq)")
+    parser.add_argument("--clusters", type=positive_int, default=16, help="levels of a clustered matrix, 2 to 256")
+    parser.add_argument("--init", choices=["linear", "density", "kmeans++"], default="linear",
+                        help="where the centroids start")
     parser.add_argument("--engine", default="auto", help="x86, onednn, fbgemm or qnnpack; auto: this machine's best")
-    parser.add_argument("--fp32-embeddings", action="store_true", help="leave the embedding tables as they are")
+    parser.add_argument("--keep-layers", metavar="NAMES|auto", help="matrices that do not get the form: names like "
+                        "layers.5.ffn.down,layers.0, or auto: the worst ones, until --max-drop is kept")
+    parser.add_argument("--keep-as", choices=["fp32", "fp16", "int8-weights"], default="fp32",
+                        help="the form of kept matrices")
+    parser.add_argument("--max-drop", type=fraction, default=0.005,
+                        help="with --keep-layers auto: the macro-F1 that may be lost")
+    parser.add_argument("--samples", type=positive_int, default=512,
+                        help="texts for gptq's moments, openvino-int8's ranges and the sensitivity of each matrix")
+    parser.add_argument("--force", action="store_true", help="write int8 also where it is slower than fp32")
+    parser.add_argument("--teacher", choices=["self"], help="with --epochs: learn the fp32 model's probabilities")
+    add_training_flags(parser, epochs=0, lr=1e-4)
     add_common_flags(parser, data_required=False)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.plan and args.method != "dynamic":
+        parser.error("--plan and --method are two ways to say one thing: give one")
+    args.plan = "" if args.method in runtimes.FORMS else args.plan or METHODS[args.method]
+    if args.keep_layers and args.method in runtimes.FORMS:
+        parser.error(f"--keep-layers is not for --method {args.method}")
+    if args.keep_layers and args.keep_layers != "auto":  # which is but a longer plan
+        args.plan += "".join(f",{name}={args.keep_as}" for name in args.keep_layers.split(","))
+    if args.epochs and "=clusters" not in args.plan:
+        parser.error("--epochs trains the centroids of clusters: give it --method clusters")
+    if args.epochs and not args.data or args.teacher and not args.epochs:
+        parser.error("--epochs wants --data, and --teacher self wants --epochs")
+    if not args.data and (args.keep_layers == "auto" or "=gptq" in args.plan or args.method == "openvino-int8"):
+        parser.error("gptq, openvino-int8 and --keep-layers auto look at texts: give --data")
+    if not 2 <= args.clusters <= 256:
+        parser.error(f"--clusters {args.clusters} is not between 2 and 256")
+    return args
+
+
+def compress(model, args, engine, data, encoded, pad_id):
+    """The model with its matrices in the forms of the plan, and what there is to report.
+
+    encoded: a function from a split of the data to its token ids.
+    """
+    forms, report, stored = parse_plan(args.plan, model), {}, {}
+    model = copy.deepcopy(model)
+    for name in forms:
+        if isinstance(module := model.get_submodule(name), layers.SparseLinear):  # its zeros may become other numbers
+            layers.replace_module(model, name, layers.to_float(module))
+            del model.config.stored_forms[name]
+    texts = []
+    if data is not None:
+        sample, val_ids = take(data.train, args.samples, seed=args.seed), encoded(data.validation)
+        texts = list(batches(encoded(sample), None, args.batch_size, pad_id))
+
+    def validate(candidate):
+        return scores(predict(candidate, val_ids, args.batch_size, pad_id), data.validation.labels)
+
+    if args.epochs:
+        train_ids, targets = encoded(data.train), torch.tensor(data.train.labels)
+        if args.teacher:
+            targets = predict(model, train_ids, args.batch_size, pad_id).softmax(-1)
+        prepare_for_training(model, args)
+        clustered = [name for name, form in forms.items() if form == "clusters"]
+        stored, report["history"] = train_centroids(model, clustered, train_ids, targets, validate, args, pad_id)
+    stored |= store_all(model, {name: form for name, form in forms.items() if name not in stored}, args, texts)
+    if args.keep_layers == "auto":
+        some = take(data.validation, args.samples, seed=args.seed)
+        ids = encoded(some)
+        ranking = sensitivity(model, stored, lambda candidate: predict(candidate, ids, args.batch_size, pad_id),
+                              torch.tensor(some.labels))
+        print(f"one matrix at a time, on {len(ids)} validation texts{'':<8}KL to fp32    rise of the loss")
+        for name, moved, rise in ranking[:5]:
+            print(f"  {name:<46}{moved:>10.5f}{rise:>+20.5f}")
+        report["sensitivity"] = ranking
+        stored, report["kept"] = keep_worst(model, stored, args, ranking, validate, engine)
+    return assemble(model, stored, engine), report
 
 
 def main(argv=None):
@@ -88,52 +381,40 @@ def main(argv=None):
     if args.device not in ("auto", "cpu"):
         raise ValueError(f"--device {args.device}: torch.ao's int8 kernels run on the CPU only")
     engine = layers.pick_engine(args.engine)
+    layers.use_engine(engine)
+    seed_everything(args.seed)
     model, tokenizer = load_model(args.model)
-    model = to_dense(model)
-    if model.config.stored_forms:
+    exported = args.method in runtimes.FORMS
+    if exported:
+        model = to_dense(model)
+    if not all(form.startswith(layers.SparseLinear.kind) for form in model.config.stored_forms.values()):
         raise ValueError(f"{args.model} is quantized already; start from its fp32 parent")
-    data = open_data(args, model.config.label_names) if args.data else None
-    int8 = quantize_dynamic(model, engine, embeddings=not args.fp32_embeddings)
-    report = {"engine": engine, "quantized_share": quantized_share(int8)}
-    print(f"engine {engine}; {report['quantized_share']:.1%} of all numbers are int8, the head and the "
-          "LayerNorms stay fp32")
-    if data is not None:
-        report |= measure(int8, model, tokenizer, data, args)
-    save_model(int8, tokenizer, args.out, provenance(
-        "quantize.py", args, argv, parent=args.model, data=data, quantization=report,
-        validation=report.get("validation")))
-    before, after = fp32_bytes(model, tokenizer), file_bytes(args.out)["model"]
-    print(f"{args.out}: {after / 1e6:.1f} MB, fp32 {before / 1e6:.1f} MB, {after / before:.1%}\n"
-          f"next: python evaluate.py {args.model} {args.out} --data {args.data or 'DATA'} --out runs/report")
+    data, pad_id = (open_data(args, model.config.label_names) if args.data else None), tokenizer.pad_id
 
+    def encoded(split):
+        return encode(tokenizer, split, args, model)
 
-def fp32_bytes(model, tokenizer):
-    """The bytes of the float model's file, written for the purpose: the parent may be a .bin or on the Hub."""
     with tempfile.TemporaryDirectory() as folder:
-        save_model(model, tokenizer, f"{folder}/fp32", run={})
-        return file_bytes(f"{folder}/fp32")["model"]
-
-
-def measure(int8, fp32, tokenizer, data, args):
-    """What quantization cost, on validation texts; prints a table and every warning that applies."""
-    ids, labels, pad_id = encode(tokenizer, data.validation, args, fp32), data.validation.labels, tokenizer.pad_id
-    logits = {"fp32": predict(fp32, ids, args.batch_size, pad_id), "int8": predict(int8, ids, args.batch_size, pad_id)}
-    result = {name: scores(value, labels) for name, value in logits.items()}
-    changed = int((logits["fp32"].argmax(-1) != logits["int8"].argmax(-1)).sum())
-    some = ids[:500]
-    flips, difference = batch_mate_flips(int8, some, args.batch_size, pad_id)
-    ratios = {size: 1 / time_ratio(int8, fp32, ids, size, pad_id) for size in (1, args.batch_size)}
-    print(f"{'':<6}{'macro-F1':>10}{'accuracy':>10}\n"
-          + "\n".join(f"{name:<6}{s['macro_f1']:>10.4f}{s['accuracy']:>10.4f}" for name, s in result.items()))
-    print(f"{changed} of {len(ids):,} labels differ from fp32; {flips} of {len(some)} labels depend on the batch "
-          f"(logits by up to {difference:.2g})")
-    print("time int8 / fp32: " + ", ".join(f"{ratio:.2f} at batch {size}" for size, ratio in ratios.items()))
-    if len(set(logits["int8"].argmax(-1).tolist())) == 1 < len(set(labels)):
-        print("WARNING: the int8 model answers one class for every text: it is broken; keep fp32")
-    if all(ratio > 1 for ratio in ratios.values()):
-        print("WARNING: int8 is slower than fp32 on this processor at this size; it saves bytes only")
-    return {"validation": result["int8"], "fp32": result["fp32"], "labels_changed": changed,
-            "batch_mate_flips": flips, "batch_mate_texts": len(some), "latency_ratio": ratios}
+        if exported:
+            sample = batches(encoded(take(data.train, args.samples, seed=args.seed)), None, args.batch_size,
+                             pad_id) if data else ()
+            runtimes.export(model, args.method, folder, [(b.input_ids, b.attention_mask) for b in sample])
+            small, report = runtimes.open_runtime(folder, args.method, model.config), {}
+        else:
+            small, report = compress(model, args, engine, data, encoded, pad_id)
+        # Milliseconds first, because int8 that is slower is not written; made-up texts will do for the clock.
+        ids = encoded(data.validation) if data else [torch.randint(5, 50, (24,)).tolist() for _ in range(64)]
+        report["latency_ratio"] = speed(small, model, ids, args, pad_id)
+        if data is not None:
+            report |= measure(small, model, ids, data.validation.labels, args, pad_id)
+        save_model(model if exported else small, tokenizer, args.out, provenance(
+            "quantize.py", args, argv, parent=args.model, data=data, quantization=report,
+            validation=report.get("validation")), graph=(args.method, folder) if exported else None)
+    if not exported:
+        print_bytes(small, model)
+    before, after = fp32_bytes(model, tokenizer), file_bytes(args.out)["model"]
+    print(f"{args.out}: {after / 1e6:.2f} MB, fp32 {before / 1e6:.2f} MB, {after / before:.1%}\n"
+          f"next: python evaluate.py {args.model} {args.out} --data {args.data or 'DATA'} --out runs/report")
 
 
 if __name__ == "__main__":

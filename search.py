@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 
 import distill
 import prune
+import recurrent
 import train
 from encoder import EncoderConfig
 from file_utils import read_json, swap_in
@@ -54,6 +55,8 @@ def depth_of(args):
     kind = name.split(":")[0]
     if kind == "scratch":
         return parse_recipe(name, SCRATCH_DEFAULTS)["layers"]
+    if kind in recurrent.KINDS:
+        return recurrent.parse_recipe(name)[1]["layers"]
     if kind == "teacher":
         return name.count(",") + 1
     config = repository(name)("config.json")

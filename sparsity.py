@@ -32,7 +32,8 @@ def prunable(model, embeddings=False, head=False):
                if isinstance(module, nn.Linear) and (head or not name.startswith("head."))
                or isinstance(module, nn.Embedding) and embeddings}
     if not modules:
-        raise ValueError("this model has no fp32 matrices to prune: start from its fp32 parent")
+        raise ValueError("there are no fp32 matrices to prune: start from the fp32 parent; of an LSTM or GRU, whose "
+                         "matrices are torch's own, prune the words: --also embeddings")
     return modules
 
 
@@ -326,7 +327,7 @@ class RigL(GradualMagnitude):
 def store_sparse(model):
     """A copy whose matrices are bitmap + values (layers.SparseLinear) where that takes fewer bytes; same logits."""
     model = copy.deepcopy(model).eval()
-    for name, linear in prunable(model, head=True).items():
+    for name, linear in prunable(model, embeddings=True, head=True).items():
         sparse = layers.SparseLinear.from_float(linear)
         if sparse.bitmap.numel() + 4 * sparse.values.numel() < 4 * linear.weight.numel():
             layers.replace_module(model, name, sparse)
@@ -335,7 +336,9 @@ def store_sparse(model):
 
 
 def to_dense(model):
-    """The model with plain nn.Linear matrices, zeros and all, for what wants floats: training, int8, cutting."""
+    """The model with plain nn.Linear matrices, zeros and all, for what wants floats: training, export, cutting."""
+    if not isinstance(model, nn.Module):
+        raise ValueError("this is an exported graph, which can only be run: take the model that it was made from")
     sparse = [name for name, module in model.named_modules() if isinstance(module, layers.SparseLinear)]
     if not sparse:
         return model

@@ -27,7 +27,7 @@ from data_utils import align_labels, batches, load_dataset, take
 from file_utils import read_json
 from hub_utils import repository
 from measure_utils import hardware, time_interleaved
-from model_utils import load_model, model_from_scratch
+from model_utils import RECIPES, load_model, model_from_scratch
 from sparsity import to_dense
 
 # ---------------------------------------------------------------------------------------------------------
@@ -160,11 +160,11 @@ def open_data(args, label_names=None):
 
 
 def open_model(name, data, args, **options):
-    """A model ready to train on `data`: a recipe (`scratch:...`), a folder or a Hub id.
+    """A model ready to train on `data`: a recipe (`scratch:...`, `lstm`, ...), a folder or a Hub id.
 
     Returns (model, tokenizer, data with the labels in the model's order).
     """
-    if name.split(":")[0] == "scratch":
+    if name.split(":")[0] in RECIPES:
         if given := [flag for flag, value in options.items() if value]:
             raise ValueError(f"--{given[0].replace('_name', '').replace('_', '-')} does not go with {name}: a model "
                              "from scratch has a head and a tokenizer of its own")
@@ -398,7 +398,7 @@ def sha256(path):
 
 def parent_of(name):
     """Where a model came from: its name and, for files, the hash of its weights."""
-    if name.split(":")[0] == "scratch":
+    if name.split(":")[0] in RECIPES:
         return {"name": name}
     find = repository(name)
     for weights in ("model.safetensors", "pytorch_model.bin"):

@@ -177,7 +177,7 @@ def shrink_embedding(model, kept_ids):
                          "and compress it afterwards")
     new_id = {old: new for new, old in enumerate(kept_ids)}
     pad_id = new_id.get(model.config.pad_token_id, 0)
-    if model.config.family == "roberta" and pad_id != model.config.pad_token_id:
+    if getattr(model.config, "family", None) == "roberta" and pad_id != model.config.pad_token_id:
         raise ValueError(f"pad_token_id {model.config.pad_token_id} does not keep its place, from which this model "
                          "counts its positions: the special tokens must stand first in the vocabulary")
     smaller = copy.deepcopy(model)

@@ -1,5 +1,6 @@
 """Small models and tokenizers that every test can afford. Nothing here reaches for the network."""
 
+import argparse
 import os
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants the Hub protocol talks to tests/hub_server.py
 
+import layers
+import quantize
 from encoder import Encoder, EncoderConfig, init_weights
 from text_utils import train_wordpiece
 
@@ -32,6 +35,14 @@ def random_model(seed=0, std=0.3, **options):
         if tensor.dim() == 1:
             tensor.data += 0.3 * torch.randn_like(tensor)
     return model.eval()
+
+
+def quantized(model, plan="embeddings=int8,encoder=int8", texts=(), **options):
+    """The model with its matrices in the forms of a plan, as quantize.py makes it."""
+    engine = layers.pick_engine()
+    layers.use_engine(engine)
+    args = argparse.Namespace(**{"group_size": 8, "clusters": 16, "init": "linear"} | options)
+    return quantize.assemble(model, quantize.store_all(model, quantize.parse_plan(plan, model), args, texts), engine)
 
 
 @pytest.fixture(scope="session")

@@ -326,7 +326,7 @@ def test_every_way_to_prune_ends_in_a_folder_that_goes_on_through_the_other_verb
     if "--size-mb" in flags:
         assert file_bytes(out)["model"] <= 1e6 * float(flags[1])
     assert torch.isfinite(model(torch.tensor(again(["a good day"], 20)))).all()
-    quantize.main(["--model", out, "--out", out + "-int8"])
+    quantize.main(["--model", out, "--out", out + "-int8", "--force"])
     for role in (["--teacher", out, "--student", "scratch:layers=1,hidden=16,heads=2,vocab=60"],
                  ["--teacher", folder, "--student", out]):
         distill.main([*role, "--data", data, "--out", str(tmp_path / "student"), "--epochs", "1"])
