@@ -1,36 +1,54 @@
-"""Distil a teacher into a smaller student: learn from all of the teacher's probabilities, not from one label.
+"""Distil one or several teachers into a student of any kind: learn from all of their probabilities, not from a label.
 
 Where the label says "negative", the teacher says "negative 0.7, neutral 0.28, positive 0.02", and that tells the
 student how near the classes are. Softened by a temperature T (Hinton, Vinyals and Dean 2015, arXiv:1503.02531):
 
     loss = alpha * T^2 * KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) * CE(student, label)
 
-The teacher is asked once for each text; its logits are kept on disk, by text, for the next student.
+A teacher is asked once for each text, and its logits are kept on disk by text; so teachers and student may differ in
+family and tokenizer, and texts without a label (--unlabelled, --augment) teach as well as others.
 
     python distill.py --teacher runs/demo/teacher --student scratch:layers=2,hidden=64 --data demo \\
-        --out runs/demo/student --lr 1e-3 --epochs 10
-    python distill.py --teacher runs/tweets/teacher --student teacher:layers=0,2,5 \\
-        --data tweet_sentiment_extraction --out runs/tweets/student --lr 1e-4 --epochs 3
+        --out runs/demo/student --lr 1e-3 --epochs 10 --control --seeds 3
+    python distill.py --teacher runs/tweets/teacher runs/tweets/other --weights validation \\
+        --student teacher:layers=0,2,5 --data tweet_sentiment_extraction --out runs/tweets/student --lr 1e-4
+    ... --student lstm | gru | xlstm | rwkv | bag:ngrams=3     --loss mse | decoupled     --relations 1
 
-`--control` trains the same student with the same budget without the teacher: what the teacher is worth is the
-difference between the two, never the score of the first alone.
+`--control` trains the same student with the same number of steps without a teacher, into OUT-alone: what the teacher
+is worth is the difference between the two, never the score of the first alone; --seeds says how sure it is.
+The losses are in distillation.py, the teachers' answers in teachers.py.
 """
 
-import hashlib
+import copy
 import math
-import os
 import re
-from pathlib import Path
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from torch import nn
 
+from augmentation import augment, similar_words
 from data_utils import batches
-from encoder import with_layers
+from distillation import (
+    attention_loss,
+    attention_scores,
+    capture,
+    decoupled_kd_loss,
+    hidden_loss,
+    layer_map,
+    logit_mse_loss,
+    relation_loss,
+    soft_target_loss,
+    svd_table,
+)
+from encoder import Encoder, with_layers, with_width
 from measure_utils import count_parameters
-from model_utils import check_out, load_model, save_model
+from model_utils import check_out, save_model
+from report_utils import t_interval
 from sparsity import to_dense
+from table_utils import read_texts
+from teachers import WEIGHTS, ask_all, combine, open_teachers
 from train_utils import (
     Optimizer,
     TrainingLog,
@@ -39,27 +57,30 @@ from train_utils import (
     autocast,
     encode,
     fraction,
+    not_negative,
     open_data,
     open_model,
-    parent_of,
     parser_for,
     pick_device,
+    positive_int,
     predict,
     prepare_for_training,
     provenance,
     run_script,
     scores,
     seed_everything,
+    whole_number,
 )
 
 
-def kd_loss(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.5):
+def kd_loss(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.5, loss="soft"):
     """Knowledge distillation loss (Hinton et al. 2015, arXiv:1503.02531, section 2).
 
         loss = alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * CE(student, labels)
 
-    student_logits, teacher_logits: (batch, num_labels)    labels: (batch,) int64
+    student_logits, teacher_logits: (batch, num_labels)    labels: (batch,) int64, -1: no label, no second term
     temperature T > 0 softens both; alpha in [0, 1] is the weight of the soft targets.
+    loss: "soft" is the KL above; "mse" and "decoupled" put another distance in its place (see distillation.py).
     Returns nats per example, averaged over the batch.
     """
     if student_logits.shape != teacher_logits.shape:
@@ -67,153 +88,276 @@ def kd_loss(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.5):
                          f"{tuple(teacher_logits.shape)} differ: do both models have the same label list?")
     if temperature <= 0 or not 0 <= alpha <= 1:
         raise ValueError(f"temperature {temperature} must be above 0 and alpha {alpha} between 0 and 1")
-    soft_targets = F.softmax(teacher_logits.detach() / temperature, dim=-1)
-    log_probs = F.log_softmax(student_logits / temperature, dim=-1)
-    # "batchmean": "mean" would also divide by num_labels.
-    # T^2 undoes the 1/T^2 that softening puts on the gradient, so alpha keeps its meaning when T changes.
-    soft_loss = F.kl_div(log_probs, soft_targets, reduction="batchmean") * temperature ** 2
-    return alpha * soft_loss + (1 - alpha) * F.cross_entropy(student_logits, labels)
+    hard_loss = F.cross_entropy(student_logits, labels, ignore_index=-1, reduction="sum") / len(labels)
+    if alpha == 0:
+        return hard_loss
+    if loss == "decoupled":
+        soft_loss = decoupled_kd_loss(student_logits, teacher_logits, labels, temperature)
+    else:
+        soft_loss = {"soft": soft_target_loss, "mse": logit_mse_loss}[loss](student_logits, teacher_logits, temperature)
+    return alpha * soft_loss + (1 - alpha) * hard_loss
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The teacher's answers, computed once and kept by text
+# Inside the layers: hidden states, attention, relations
 # ---------------------------------------------------------------------------------------------------------
 
-def text_digest(text):
-    """16 bytes that stand for a text, the same in every process."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+class InnerLosses(nn.Module):
+    """What the student's layers should have in common with the first teacher's, layer by layer.
 
-
-def cached_logits(cache, texts, compute):
-    """Logits (N, num_labels) of the texts: from the file `cache` where they are there, else compute(texts).
-
-    The file holds text keys (M, 16) and logits (M, num_labels); it grows, and is rewritten atomically. It is
-    keyed by text and not by row, so it serves any subset, order or further set of texts.
+    mapping: student block -> teacher block (see layer_map). The projections of hidden states, where widths differ,
+    are trained with the student and thrown away.
     """
-    known = {}
-    if cache.exists():
-        stored = load_file(cache)
-        known = {bytes(key): row for key, row in zip(stored["keys"].numpy(), stored["logits"], strict=True)}
-    keys = [text_digest(text) for text in texts]
-    new = list({key: text for key, text in zip(keys, texts, strict=True) if key not in known}.items())
-    if new:
-        known |= dict(zip([key for key, _ in new], compute([text for _, text in new]), strict=True))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
-        save_file({"keys": torch.tensor([list(key) for key in known], dtype=torch.uint8),
-                   "logits": torch.stack(list(known.values()))}, temporary)
-        os.replace(temporary, cache)
-    print(f"teacher logits: {len(keys):,} texts, {len(new):,} of them new, kept in {cache}")
-    return torch.stack([known[key] for key in keys])
 
+    def __init__(self, student, teacher, args):
+        super().__init__()
+        self.args, self.teacher = args, [teacher]  # in a list: its weights are not ours to train or to save
+        self.mapping = dict(enumerate(layer_map(len(student.layers), len(teacher.layers), args.layer_map)))
+        widths = student.config.hidden_size, teacher.config.hidden_size
+        self.projection = nn.Linear(*widths, bias=False) if args.hidden and widths[0] != widths[1] else None
 
-def ask_teacher(teacher, tokenizer, texts, args, device):
-    teacher.to("cpu" if teacher.config.stored_forms else device)
-    ids = tokenizer(texts, min(args.max_length, teacher.config.max_length))
-    logits = predict(teacher, ids, args.batch_size, tokenizer.pad_id)
-    teacher.cpu()
-    return logits
+    def listen(self, student):
+        return capture(student, list(self.mapping))
+
+    def forward(self, student, inner, batch):
+        """hidden * MSE of hidden states + attention * MSE of attention scores + relations * KL of Q, K, V relations."""
+        teacher, args, loss = self.teacher[0], self.args, 0.0
+        mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
+        with torch.no_grad(), capture(teacher, list(self.mapping.values())) as wanted:
+            teacher(batch.input_ids, mask)
+        for ours, theirs in self.mapping.items():
+            if args.hidden:
+                hidden = inner["hidden"][ours], wanted["hidden"][theirs]
+                loss += args.hidden * hidden_loss(*hidden, mask, self.projection)
+            if args.attention and ours:  # block 0 is the embeddings
+                a, b = ([block["query"][i], block["key"][i], model.layers[i - 1].attention.num_heads]
+                        for block, i, model in ((inner, ours, student), (wanted, theirs, teacher)))
+                loss += args.attention * attention_loss(attention_scores(*a), attention_scores(*b), mask)
+        if args.relations:  # MiniLM: the last mapped block alone
+            ours, theirs = list(self.mapping.items())[-1]
+            loss += args.relations * sum(relation_loss(inner[kind][ours], wanted[kind][theirs], mask,
+                                                       args.relation_heads) for kind in ("query", "key", "value")) / 3
+        return loss
 
 
 # ---------------------------------------------------------------------------------------------------------
 # The student
 # ---------------------------------------------------------------------------------------------------------
 
-def layers_of_teacher(recipe, teacher):
-    """'teacher:layers=0,2,5' -> a student made of the teacher's embeddings, these layers and its head.
+def student_of_teacher(recipe, teacher):
+    """'teacher:layers=0,2,5:hidden=192' -> a student made of the teacher's embeddings, these layers and its head.
 
-    It starts far ahead of random weights, and the teacher's tokenizer is its own.
+    It starts far ahead of random weights, and the teacher's tokenizer is its own. hidden: narrower vectors, on the
+    directions in which the teacher's word table is widest (SVD).
     """
-    _, _, numbers = recipe.partition("layers=")
+    parts = dict(part.partition("=")[::2] for part in recipe.split(":")[1:])
+    numbers, width = parts.get("layers", ",".join(map(str, range(len(teacher.layers))))), parts.get("hidden")
     kept = [int(number) for number in numbers.split(",")] if re.fullmatch(r"\d+(,\d+)*", numbers) else []
-    if not kept or kept != sorted(set(kept)) or kept[-1] >= len(teacher.layers):
+    if not parts or set(parts) - {"layers", "hidden"} or kept != sorted(set(kept)) or not kept \
+            or kept[-1] >= len(teacher.layers):
         raise ValueError(f"--student {recipe!r}: layers=... must name layers from 0 to {len(teacher.layers) - 1} in "
-                         f"rising order, e.g. teacher:layers=0,{len(teacher.layers) - 1}")
-    return with_layers(teacher, kept)
+                         f"rising order, e.g. teacher:layers=0,{len(teacher.layers) - 1} or teacher:hidden=128")
+    student = with_layers(teacher, kept)
+    if width is None:
+        return student
+    if not width.isdigit() or not 0 < int(width) < teacher.config.hidden_size:
+        raise ValueError(f"--student {recipe!r}: hidden must be below the teacher's {teacher.config.hidden_size}")
+    return with_width(student, svd_table(teacher.embeddings.word.weight.detach(), int(width))[1])
 
 
-def open_student(name, teacher, teacher_tokenizer, data, args):
+def open_student(name, teacher, data, args):
+    """(student ready to train, tokenizer): a fresh one at each call."""
     if name.split(":")[0] == "teacher":
-        teacher = to_dense(teacher)
-        if teacher.config.stored_forms:
+        if args.words:
+            raise ValueError(f"--words {args.words} is for recurrent students; {name} has its teacher's words")
+        source = to_dense(teacher.model)
+        if source.config.stored_forms or not isinstance(source, Encoder):
             raise ValueError(f"--student {name}: the layers of an int8 teacher cannot be trained; take its fp32 "
                              "parent, or a student of another kind")
-        student = layers_of_teacher(name, teacher)
+        student = student_of_teacher(name, source)
         prepare_for_training(student, args)
-        return student, teacher_tokenizer
-    student, tokenizer, aligned = open_model(name, data, args)
+        return student, teacher.tokenizer
+    student, tokenizer, aligned = open_model(name, data, args, words=args.words)
     if aligned.label_names != data.label_names:
         raise ValueError(f"--student {name} has the labels {', '.join(aligned.label_names)} in this order, the teacher "
                          f"{', '.join(data.label_names)}: take a student without a head, or fine-tune it again")
     return student, tokenizer
 
 
+def more_texts(args, teacher, known):
+    """Texts without labels: the rows of --unlabelled files, and --augment new versions of each known text."""
+    texts = []
+    for name in args.unlabelled:
+        rows = [text for _, text, problem in read_texts(name, args.text) if problem is None and text.strip()]
+        print(f"--unlabelled {name}: {len(rows):,} texts")
+        texts += rows
+    if args.augment:
+        table = to_dense(teacher.model).embeddings.word.weight.detach()
+        synonyms = similar_words(table, teacher.tokenizer, known)
+        texts += augment(known, args.augment, seed=args.seed, synonyms=synonyms)
+        print(f"--augment {args.augment}: {len(texts):,} texts without a label in all; the teacher labels them")
+    return texts
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The loop
+# ---------------------------------------------------------------------------------------------------------
+
+def train_student(student, ids, labels, teacher_logits, validate, args, alpha, pad_id, inner_losses=None,
+                  after_epoch=None):
+    """One training, with or without (alpha 0) a teacher. Returns the log; the student has its best epoch's weights.
+
+    ids: token ids of N texts    labels: N numbers, -1 where there is none    teacher_logits: (N, num_labels)
+    """
+    device, batches_per_epoch = student.device, math.ceil(len(ids) / args.batch_size)
+    log = TrainingLog(student, args, after_epoch)
+    trained = nn.ModuleList([student, *([inner_losses] if inner_losses else [])])
+    optimizer = Optimizer(trained, args, num_batches=args.epochs * batches_per_epoch)
+    for epoch in log.epochs():
+        student.train()
+        shuffled = batches(ids, labels, args.batch_size, pad_id, shuffle_seed=args.seed + epoch)
+        for batch in log.progress(shuffled, total=batches_per_epoch):
+            batch = batch.to(device)
+            with autocast(device, args.bf16), inner_losses.listen(student) if inner_losses else nullcontext() as inner:
+                student_logits = student(batch.input_ids, batch.attention_mask)
+                loss = kd_loss(student_logits, teacher_logits[batch.index].to(device), batch.labels, args.temperature,
+                               alpha, args.loss)
+                if inner_losses:
+                    loss = loss + inner_losses(student, inner, batch)
+            loss.backward()
+            optimizer.step(loss)
+            log.batch(loss)
+        log.add(epoch, validate(student))
+    log.restore_best()
+    return log
+
+
+# ---------------------------------------------------------------------------------------------------------
+
 def parse_args(argv=None):
     parser = parser_for(__doc__)
-    parser.add_argument("--teacher", required=True, help="a fine-tuned model folder")
+    parser.add_argument("--teacher", required=True, nargs="+", help="one or more fine-tuned model folders")
+    parser.add_argument("--weights", default="mean", help=f"how several teachers are combined: {', '.join(WEIGHTS)} "
+                        "(the last two for each text), or numbers: 0.7,0.3")
     parser.add_argument("--student", required=True,
-                        help="a model folder, a Hub id, scratch:layers=2,hidden=64, or teacher:layers=0,2,5")
+                        help="a model folder, a Hub id, scratch:layers=2,hidden=64, teacher:layers=0,2,5, "
+                        "teacher:layers=0,2,5:hidden=192, lstm, gru, xlstm, rwkv or bag")
+    parser.add_argument("--words", metavar="MODEL", help="start a recurrent student's words from this model's table, "
+                        "with its tokenizer")
     parser.add_argument("--out", required=True, help="the model folder to write")
+    parser.add_argument("--loss", choices=["soft", "mse", "decoupled"], default="soft", help="how soft targets are met")
     parser.add_argument("--temperature", type=float, default=2.0, help="softens both distributions; 1: plain softmax")
     parser.add_argument("--alpha", type=fraction, default=0.5, help="weight of the soft targets; 0: labels only")
-    parser.add_argument("--control", action="store_true", help="the same student and budget without the teacher")
+    parser.add_argument("--hidden", type=not_negative, default=0.0, help="of the hidden states' distance; 0: off")
+    parser.add_argument("--attention", type=not_negative, default=0.0, help="of the attention scores' distance; 0: off")
+    parser.add_argument("--relations", type=not_negative, default=0.0, help="of MiniLMv2's relations; 0: off")
+    parser.add_argument("--relation-heads", type=positive_int, default=12, help="heads for --relations")
+    parser.add_argument("--layer-map", choices=["uniform", "last"], default="uniform",
+                        help="which of the teacher's layers each of the student's learns from")
+    parser.add_argument("--unlabelled", nargs="+", default=[], metavar="FILE", help="files of texts for the teacher "
+                        "to label (default: none)")
+    parser.add_argument("--augment", type=whole_number, default=0, help="new versions of each training text; 0: none")
+    parser.add_argument("--control", action="store_true",
+                        help="train the same student also without a teacher, into OUT-alone")
+    parser.add_argument("--seeds", type=positive_int, default=1,
+                        help="repeat with so many seeds; OUT holds the first one's model, run.json all scores")
     add_training_flags(parser, epochs=3, lr=1e-4)
     add_common_flags(parser)
     args = parser.parse_args(argv)
     if args.temperature <= 0:
         parser.error(f"--temperature {args.temperature} must be above 0")
+    if args.weights not in WEIGHTS:
+        try:
+            args.weights = [float(weight) for weight in args.weights.split(",")]
+        except ValueError:
+            parser.error(f"--weights {args.weights} is not one of {', '.join(WEIGHTS)}, nor numbers like 0.7,0.3")
+    if args.control and args.alpha == 0:
+        parser.error("--control is the student without a teacher, and --alpha 0 is the same: drop one")
     return args
 
 
 def main(argv=None, after_epoch=None):
     args = parse_args(argv)
-    check_out(args.out)
+    for out in (args.out, *([f"{args.out}-alone"] if args.control else [])):
+        check_out(out)
     device = pick_device(args.device)
     seed_everything(args.seed)
-    teacher, teacher_tokenizer = load_model(args.teacher)
-    data = open_data(args, teacher.config.label_names)
-    student, tokenizer = open_student(args.student, teacher, teacher_tokenizer, data, args)
-    student.to(device)
-    train_ids, val_ids = (encode(tokenizer, split, args, student) for split in (data.train, data.validation))
+    teachers = open_teachers(args.teacher)
+    data = open_data(args, teachers[0].model.config.label_names)
+    student, tokenizer = open_student(args.student, teachers[0], data, args)
+    inner = bool(args.hidden or args.attention or args.relations)
+    if inner and not (isinstance(student, Encoder) and isinstance(teachers[0].model, Encoder)
+                      and tokenizer.same_as(teachers[0].tokenizer)):
+        raise ValueError("--hidden, --attention and --relations compare token by token: teacher and student must be "
+                         "encoders with the same tokenizer, for example --student teacher:layers=0,2,5")
 
-    alpha = 0.0 if args.control else args.alpha
-    if args.control:
-        print("control: trained on the labels alone")
-        all_teacher_logits = torch.zeros(len(data.train), len(data.label_names))
-    else:
-        teacher_hash = parent_of(args.teacher)["sha256"][:16]
-        cache = Path(args.out).parent / "teacher_logits" / f"{teacher_hash}-{args.max_length}.safetensors"
-        all_teacher_logits = cached_logits(cache, data.train.texts, lambda texts: ask_teacher(
-            teacher, teacher_tokenizer, texts, args, device))
+    # What there is to learn from: texts, labels (-1: none) and what the teachers say.
+    labels, val_labels = list(data.train.labels), torch.tensor(data.validation.labels)
+    texts = data.train.texts + more_texts(args, teachers[0], data.train.texts)
+    labels += [-1] * (len(texts) - len(labels))
+    teacher_logits, teacher_score = torch.zeros(len(texts), len(data.label_names)), None
+    if args.alpha > 0:
+        answers = ask_all(teachers, texts + data.validation.texts, args, device)
+        answers, on_validation = answers[:, :len(texts)], answers[:, len(texts):]
+        temperature = math.inf if args.loss == "mse" else args.temperature
+        teacher_logits = combine(answers, on_validation, torch.tensor(labels), val_labels, args.weights, temperature)
+        teacher_score = max(scores(row, val_labels.numpy())["macro_f1"] for row in on_validation)
 
-    batches_per_epoch = math.ceil(len(train_ids) / args.batch_size)
-    optimizer = Optimizer(student, args, num_batches=args.epochs * batches_per_epoch)
-    log = TrainingLog(student, args, after_epoch)
-    for epoch in log.epochs():
-        student.train()
-        shuffled = batches(train_ids, data.train.labels, args.batch_size, tokenizer.pad_id,
-                           shuffle_seed=args.seed + epoch)
-        for batch in log.progress(shuffled, total=batches_per_epoch):
-            batch = batch.to(device)
-            teacher_logits = all_teacher_logits[batch.index].to(device)
-            with autocast(device, args.bf16):
-                student_logits = student(batch.input_ids, batch.attention_mask)
-                loss = kd_loss(student_logits, teacher_logits, batch.labels, args.temperature, alpha)
-            loss.backward()
-            optimizer.step(loss)
-            log.batch(loss)
-        log.add(epoch, scores(predict(student, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels))
-    log.restore_best()
+    def train_one(role, seed):
+        """(student, tokenizer, log, validation scores) of a student with its teachers, or of the same one alone."""
+        run_args = copy.copy(args)
+        run_args.seed = seed
+        seed_everything(seed)
+        student, tokenizer = open_student(args.student, teachers[0], data, args)
+        student.to(device)
+        val_ids = encode(tokenizer, data.validation, args, student)
+        rows, alpha = range(len(texts)), args.alpha
+        if role == "alone":  # the labelled texts only, again and again until the number of steps is the same
+            rows, alpha = [row % len(data.train) for row in rows], 0.0
+        all_ids = tokenizer(texts, min(args.max_length, student.config.max_length))
+        print(f"{role}, seed {seed}: {count_parameters(student):,} parameters, {len(rows):,} texts an epoch")
 
-    logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
-    validation = scores(logits, data.validation.labels)
-    save_model(student, tokenizer, args.out, provenance(
-        "distill.py", args, argv, parent=args.teacher, data=data, history=log.history, validation=validation,
-        student=args.student, control=args.control))
-    log.finish(logits, data.validation.labels, data.label_names)
-    print(f"{args.out}: {count_parameters(student):,} parameters (teacher {count_parameters(teacher):,}), "
-          f"validation macro-F1 {validation['macro_f1']:.4f}\n"
-          f"next: python evaluate.py {args.teacher} {args.out} --data {args.data} --out runs/report")
+        def validate(model):
+            return scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels)
+
+        inner_losses = InnerLosses(student, teachers[0].model.to(device), args) if inner and alpha else None
+        log = train_student(student, [all_ids[row] for row in rows], [labels[row] for row in rows], teacher_logits,
+                            validate, run_args, alpha, tokenizer.pad_id, inner_losses,
+                            after_epoch if (role, seed) == ("student", args.seed) else None)
+        logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
+        log.finish(logits, data.validation.labels, data.label_names)
+        return student, tokenizer, log.history, scores(logits, data.validation.labels)
+
+    roles = {"student": args.out} | ({"alone": f"{args.out}-alone"} if args.control else {})
+    found, first = {role: [] for role in roles}, {}
+    for seed in range(args.seed, args.seed + args.seeds):
+        for role in roles:
+            student, tokenizer, history, validation = train_one(role, seed)
+            found[role].append(validation)
+            first.setdefault(role, (student, tokenizer, history))
+    for role, (student, tokenizer, history) in first.items():
+        save_model(student, tokenizer, roles[role], provenance(
+            "distill.py", args, argv, parent=args.teacher[0], data=data, history=history, validation=found[role][0],
+            teachers=args.teacher, student=args.student, control=role == "alone", texts=len(texts), seeds=found))
+    print_comparison({role: [row["macro_f1"] for row in rows] for role, rows in found.items()}, teacher_score)
+    print(f"next: python evaluate.py {args.teacher[0]} {args.out}{f' {args.out}-alone' * args.control} "
+          f"--data {args.data} --out runs/report")
+
+
+def print_comparison(found, teacher_score):
+    """The macro-F1 of each seed, the mean with its 95 % interval over seeds, and what the teacher was worth."""
+    rows = dict(found)
+    if "alone" in found:
+        rows["difference"] = [a - b for a, b in zip(found["student"], found["alone"], strict=True)]
+    print(f"\n{'macro-F1':<12}{'mean':>8}{'95 % interval':>20}{'of the teacher':>17}   seeds")
+    for name, values in rows.items():
+        mean, low, high = t_interval(values)
+        share = f"{mean / teacher_score:>17.1%}" if teacher_score and name != "difference" else " " * 17
+        sign = "+" if name == "difference" else ""
+        interval = f"[{low:{sign}.4f}, {high:{sign}.4f}]" if len(values) > 1 else "one seed: none"
+        print(f"{name:<12}{mean:>8.4f}{interval:>20}{share}   {' '.join(f'{value:.4f}' for value in values)}")
+    if teacher_score:
+        print(f"{'teacher':<12}{teacher_score:>8.4f}   (where there are several: the best of them)")
 
 
 if __name__ == "__main__":

@@ -317,6 +317,34 @@ def with_layers(model, kept):
     return smaller
 
 
+@torch.no_grad()
+def with_width(model, projection):
+    """A copy whose hidden vectors x (d,) are x P (w,): every matrix that reads them and every one that writes them.
+
+        reads: W (out, d) -> W P        writes: W (d, in) -> P^T W,  b -> P^T b
+
+    projection P: (d, w) with orthonormal columns, w <= d. Exact where P permutes the numbers; else LayerNorm, which
+    knows one direction from another, makes it a start for training (its gains are mixed by P^2) and no more.
+    Heads and neurons stay as many as they were.
+    """
+    smaller, P = copy.deepcopy(model), projection.to(model.device)
+    smaller.config.hidden_size = P.shape[1]
+    for name, module in smaller.named_modules():
+        if isinstance(module, nn.Embedding):
+            module.weight = nn.Parameter(module.weight @ P)
+            module.embedding_dim = P.shape[1]
+        elif isinstance(module, nn.LayerNorm):
+            module.weight, module.bias = nn.Parameter(P.square().T @ module.weight), nn.Parameter(module.bias @ P)
+            module.normalized_shape = (P.shape[1],)
+        elif isinstance(module, nn.Linear):
+            if name.endswith((".query", ".key", ".value", ".up", "head.dense", "head.out")):
+                module.weight, module.in_features = nn.Parameter(module.weight @ P), P.shape[1]
+            if name.endswith((".attention.output", ".down", "head.dense")):
+                module.weight, module.bias = nn.Parameter(P.T @ module.weight), nn.Parameter(module.bias @ P)
+                module.out_features = P.shape[1]
+    return smaller
+
+
 def init_weights(module, std=0.02):
     """BERT's initialisation: normal(0, 0.02) matrices, zero biases."""
     for name, tensor in module.named_parameters():

@@ -173,7 +173,8 @@ def initial_centroids(ordered, k, init, seed=0):
     if init != "kmeans++":
         raise ValueError(f"init {init!r} is not one of linear, density, kmeans++")
     generator = torch.Generator().manual_seed(seed)
-    values = ordered[torch.linspace(0, len(ordered) - 1, min(len(ordered), 65536)).long()].double()
+    ranks = torch.linspace(0, len(ordered) - 1, min(len(ordered), 65536), dtype=torch.float64)  # 2^24 values and more
+    values = ordered[ranks.long()].double()
     centroids = [values[torch.randint(len(values), (1,), generator=generator)]]
     distance = (values - centroids[0]).square()
     for _ in range(k - 1):

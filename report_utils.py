@@ -43,6 +43,20 @@ def paired_bootstrap(labels, predicted, baseline, num_labels, draws=2000, seed=0
     return tuple(float(x) for x in np.quantile(differences, (0.025, 0.975)))
 
 
+# Student's t: 97.5 % quantiles for 1, 2, 3 ... degrees of freedom; normal from 30 on.
+T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+               2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 1.960]
+
+
+def t_interval(values):
+    """(mean, low, high): the 95 % interval of the mean of a few runs, mean +- t * s / sqrt(n); one run: no width."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return float(values[0]), math.nan, math.nan
+    half = T_QUANTILES[min(len(values) - 1, len(T_QUANTILES)) - 1] * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
 def mcnemar(labels, predicted, baseline):
     """Exact p-value that two models are right equally often, from the texts on which only one is right."""
     labels, predicted, baseline = map(np.asarray, (labels, predicted, baseline))

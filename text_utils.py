@@ -171,6 +171,11 @@ class Tokenizer:
         end = start + probe.special_tokens_mask.count(0)
         self.prefix, self.suffix = probe.ids[:start], probe.ids[end:]
 
+    def same_as(self, other):
+        """Does it cut every text into the same ids? Then inner tensors can be compared token by token."""
+        return (self.backend.to_str(), self.cleaning, self.pad_id) == (
+            other.backend.to_str(), other.cleaning, other.pad_id)
+
     def _first_id(self, tokens, default):
         ids = (self.backend.token_to_id(token) for token in tokens)
         return next((i for i in ids if i is not None), default)

@@ -41,7 +41,10 @@ from train_utils import (
 def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--model", required=True,
-                        help="a model folder, a Hub id (org/name or org/name@revision), or scratch:layers=4,hidden=256")
+                        help="a model folder, a Hub id (org/name or org/name@revision), or a fresh one: "
+                        "scratch:layers=4,hidden=256, lstm, gru, xlstm, rwkv, bag (bag:ngrams=3,hidden=32 ...)")
+    parser.add_argument("--words", metavar="MODEL", help="start a recurrent model's words from this model's table, "
+                        "with its tokenizer")
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--new-head", action="store_true", help="replace the classification head that is there")
     parser.add_argument("--tokenizer", help="take the tokenizer from this folder or Hub id instead")
@@ -59,7 +62,7 @@ def main(argv=None, after_epoch=None):
     device = pick_device(args.device)
     seed_everything(args.seed)
     data = open_data(args)
-    model, tokenizer, data = open_model(args.model, data, args, new_head=args.new_head,
+    model, tokenizer, data = open_model(args.model, data, args, words=args.words, new_head=args.new_head,
                                         tokenizer_name=args.tokenizer, cleaning=args.cleaning)
     model.to(device)
     train_ids, val_ids = (encode(tokenizer, split, args, model) for split in (data.train, data.validation))

@@ -23,6 +23,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
+import recurrent
 from data_utils import align_labels, batches, load_dataset, take
 from file_utils import read_json
 from hub_utils import repository
@@ -159,16 +160,25 @@ def open_data(args, label_names=None):
     return align_labels(data, label_names) if label_names else data
 
 
-def open_model(name, data, args, **options):
+def open_model(name, data, args, words=None, **options):
     """A model ready to train on `data`: a recipe (`scratch:...`, `lstm`, ...), a folder or a Hub id.
 
+    words: for a recurrent recipe, the model whose tokenizer it takes and whose word vectors it starts from.
     Returns (model, tokenizer, data with the labels in the model's order).
     """
-    if name.split(":")[0] in RECIPES:
+    kind = name.split(":")[0]
+    if words and kind not in recurrent.KINDS:
+        raise ValueError(f"--words {words} goes with {', '.join(recurrent.KINDS)}; {name} has words of its own")
+    if kind in RECIPES:
         if given := [flag for flag, value in options.items() if value]:
             raise ValueError(f"--{given[0].replace('_name', '').replace('_', '-')} does not go with {name}: a model "
                              "from scratch has a head and a tokenizer of its own")
-        model, tokenizer = model_from_scratch(name, data.train.texts, data.label_names)
+        if words:
+            source, tokenizer = load_model(words, label_names=data.label_names)
+            model = recurrent.build(name, tokenizer.vocab_size, tokenizer.pad_id, data.label_names)
+            recurrent.start_from(model, to_dense(source).embeddings.word.weight[:tokenizer.vocab_size])
+        else:
+            model, tokenizer = model_from_scratch(name, data.train.texts, data.label_names)
     else:
         model, tokenizer = load_model(name, label_names=data.label_names, **options)
         model = to_dense(model)

@@ -1,13 +1,20 @@
 """The distillation loss against a computation by hand, and what surrounds it."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_model
+from conftest import LABELS, TEXTS, random_model
 
-from distill import cached_logits, kd_loss, layers_of_teacher
+import distill
+from distill import kd_loss, student_of_teacher
+from encoder import with_width
+from model_utils import load_model, save_model
+from report_utils import t_interval
+from teachers import cached_logits
 
 STUDENT = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]])
 TEACHER = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
@@ -94,12 +101,12 @@ def test_teacher_is_asked_once_for_each_text_whatever_the_order(tmp_path):
 
 def test_student_of_all_the_teachers_layers_is_the_teacher(padded_batch):
     teacher = random_model()
-    assert torch.equal(layers_of_teacher("teacher:layers=0,1,2", teacher)(*padded_batch), teacher(*padded_batch))
+    assert torch.equal(student_of_teacher("teacher:layers=0,1,2", teacher)(*padded_batch), teacher(*padded_batch))
 
 
 def test_student_of_some_layers_has_these_and_leaves_the_teacher_alone():
     teacher = random_model()
-    student = layers_of_teacher("teacher:layers=0,2", teacher)
+    student = student_of_teacher("teacher:layers=0,2", teacher)
     assert len(teacher.layers) == 3 and student.config.heads_per_layer == [4, 4]
     assert torch.equal(student.layers[1].ffn.up.weight, teacher.layers[2].ffn.up.weight)
     student.layers[1].ffn.up.weight.data.zero_()
@@ -110,6 +117,127 @@ def test_student_of_some_layers_has_these_and_leaves_the_teacher_alone():
                                     "teacher:layers=0,-1"])
 def test_impossible_layers_are_an_error_that_says_what_is_possible(recipe):
     with pytest.raises(ValueError, match="from 0 to 2"):
-        layers_of_teacher(recipe, random_model())
+        student_of_teacher(recipe, random_model())
 
 
+
+
+def test_text_without_a_label_has_the_soft_term_only():
+    labels = torch.tensor([0, -1])
+    both = kd_loss(STUDENT, TEACHER, labels, 2.0, 0.4)
+    soft = kd_loss(STUDENT, TEACHER, labels, 2.0, 1.0)
+    torch.testing.assert_close(both, 0.4 * soft + 0.6 * F.cross_entropy(STUDENT[:1], GOLD[:1]) / 2)
+    assert kd_loss(STUDENT, TEACHER, torch.tensor([-1, -1]), 2.0, 0.0).item() == 0  # no label, no NaN
+
+
+def test_narrower_student_with_a_permutation_for_a_projection_is_its_teacher(padded_batch):
+    """Permuting the hidden numbers everywhere changes nothing: no matrix, bias or gain was forgotten."""
+    for family in ("bert", "roberta", "distilbert"):
+        teacher = random_model(family=family)
+        permutation = torch.eye(32)[torch.randperm(32)]
+        student = with_width(teacher, permutation)
+        torch.testing.assert_close(student(*padded_batch), teacher(*padded_batch), atol=1e-5, rtol=1e-4)
+
+
+def test_interval_over_seeds_equals_scipys():
+    from scipy.stats import t
+    values = [0.79, 0.80, 0.82, 0.805]
+    mean, low, high = t_interval(values)
+    half = t.ppf(0.975, 3) * torch.tensor(values).double().std().item() / 2
+    assert (mean, low, high) == pytest.approx((0.80375, 0.80375 - half, 0.80375 + half), rel=1e-3)
+    assert math.isnan(t_interval([0.8])[1])
+
+
+# The whole command --------------------------------------------------------------------------------------
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    """A folder with a teacher, a second one whose labels are in another order, and data."""
+    vocab = max(tokenizer.vocab_size, 60)
+    save_model(random_model(vocab_size=vocab), tokenizer, tmp_path / "teacher", run={})
+    save_model(random_model(seed=1, vocab_size=vocab, family="roberta", label_names=LABELS[::-1]), tokenizer,
+               tmp_path / "other", run={})
+    (tmp_path / "mine.csv").write_text("text,label\n" + "".join(
+        f"{text} {i},{LABELS[i % 3]}\n" for i, text in enumerate(TEXTS * 6)))
+    (tmp_path / "more.txt").write_text("a long walk\n\nthe shop is late\n")
+    return tmp_path
+
+
+def run(folder, *flags, teachers=("teacher",)):
+    distill.main(["--teacher", *(str(folder / name) for name in teachers), "--data", str(folder / "mine.csv"),
+                  "--out", str(folder / "out"), "--epochs", "1", *map(str, flags)])
+    model, tokenizer = load_model(folder / "out")
+    assert torch.isfinite(model(torch.tensor(tokenizer(["a good day"], 20)))).all()
+    return model, json.loads((folder / "out" / "run.json").read_text())
+
+
+@pytest.mark.parametrize("student", ["scratch:layers=1,hidden=16,heads=2,vocab=60", "teacher:layers=0,2",
+                                     "teacher:layers=1:hidden=16", "lstm:hidden=8", "gru:hidden=8", "xlstm:hidden=8",
+                                     "rwkv:hidden=8", "bag:ngrams=2,buckets=64"])
+def test_every_kind_of_student_learns_from_two_teachers_of_two_families(folder, student):
+    model, run_json = run(folder, "--student", student, "--weights", "confidence", teachers=("teacher", "other"))
+    assert model.config.label_names == LABELS and len(run_json["teachers"]) == 2
+
+
+@pytest.mark.parametrize("flags", [["--hidden", 1, "--attention", 1, "--relations", 1, "--relation-heads", 4],
+                                   ["--loss", "mse"], ["--loss", "decoupled"], ["--augment", 2]])
+def test_every_loss_and_augmentation_trains(folder, flags):
+    run(folder, "--student", "teacher:layers=0,2", *flags)
+
+
+def test_inner_losses_work_for_a_narrower_student_and_leave_nothing_in_its_folder(folder):
+    model, _ = run(folder, "--student", "teacher:layers=0,2:hidden=16", "--hidden", 1, "--relations", 1,
+                   "--relation-heads", 4)
+    assert model.config.hidden_size == 16 and not [name for name in model.state_dict() if "projection" in name]
+
+
+def test_inner_losses_refuse_a_student_with_another_tokenizer(folder):
+    with pytest.raises(ValueError, match="same tokenizer"):
+        run(folder, "--student", "scratch:layers=1,hidden=16,heads=2,vocab=50", "--hidden", 1)
+
+
+def test_words_of_a_recurrent_student_start_from_the_teachers(folder):
+    model, _ = run(folder, "--student", "gru:hidden=8,embedding=32", "--words", folder / "teacher", "--lr", 0)
+    torch.testing.assert_close(model.embeddings.word.weight, load_model(folder / "teacher")[0].embeddings.word.weight)
+
+
+def test_teachers_whose_labels_are_ordered_differently_are_aligned_by_name(folder, tokenizer):
+    from teachers import ask_all, open_teachers
+    args = distill.parse_args(["--teacher", "a", "--student", "b", "--data", "demo", "--out", str(folder / "out")])
+    answers = ask_all(open_teachers([str(folder / "teacher"), str(folder / "other")]), TEXTS, args, "cpu")
+    other, tokenizer = load_model(folder / "other")
+    alone = torch.cat([other(torch.tensor(tokenizer([text], 128))) for text in TEXTS])
+    torch.testing.assert_close(answers[1], alone.flip(1), atol=1e-5, rtol=1e-4)
+
+
+def test_control_has_as_many_steps_and_no_teacher(folder, monkeypatch):
+    """With twice as many texts for the student, the control sees each labelled text twice, and no unlabelled one."""
+    seen = []
+    monkeypatch.setattr(distill, "train_student", lambda student, ids, labels, teacher_logits, validate, args, alpha,
+                        *rest: seen.append((len(ids), min(labels), alpha)) or distill.TrainingLog(student, args))
+    run(folder, "--student", "bag:ngrams=1", "--augment", 1, "--unlabelled", folder / "more.txt", "--control")
+    (student_texts, student_least, alpha), (texts, least, control_alpha) = seen
+    assert student_texts == texts and (student_least, least) == (-1, 0) and (alpha, control_alpha) == (0.5, 0.0)
+    assert json.loads((folder / "out-alone" / "run.json").read_text())["control"]
+
+
+def test_seeds_are_told_one_by_one_and_the_first_ones_model_is_kept(folder, capsys):
+    _, run_json = run(folder, "--student", "bag", "--control", "--seeds", 2)
+    assert [len(scores) for scores in run_json["seeds"].values()] == [2, 2]
+    assert run_json["validation"] == run_json["seeds"]["student"][0]
+    assert "difference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--student", "teacher:layers=5,1"], "rising order"), (["--student", "teacher:hidden=64"], "below the teacher's"),
+    (["--student", "teacher:width=3"], "rising order"), (["--student", "teacher:layers=0", "--words", "x"], "--words")])
+def test_impossible_student_is_a_one_line_error(folder, flags, message):
+    with pytest.raises(ValueError, match=message) as error:
+        run(folder, *flags)
+    assert "\n" not in str(error.value) and not Path(folder / "out").exists()
+
+
+def test_teachers_of_different_tasks_are_refused(folder, tokenizer):
+    save_model(random_model(vocab_size=60, label_names=["bad", "good"]), tokenizer, folder / "binary", run={})
+    with pytest.raises(ValueError, match="binary knows the labels bad, good"):
+        run(folder, "--student", "bag", teachers=("teacher", "binary"))

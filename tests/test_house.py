@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [["search"],
           ["train", "prune", "quantize", "distill", "evaluate"],
+          ["teachers", "cascade"],
           ["train_utils"],
           ["pruning", "vocabulary"],
           ["model_utils"],
