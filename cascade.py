@@ -25,11 +25,10 @@ BULK_TEXTS = 1000           # batches are timed on so many texts of the split
 
 # 1. The idea
 
-
 def confidence(logits):
     """The largest probability of each row: (N, classes) -> (N,), in float64, where few rows saturate at 1.
 
-    Only their order counts: calibration that keeps the order of the texts would change nothing.
+    Only the texts' order counts: a calibration that keeps it would give the same cascade.
     """
     return logits.double().softmax(-1).amax(-1)
 
@@ -67,11 +66,10 @@ def choose_threshold(small_logits, large_logits, labels, max_drop):
 
 # 2. Which texts choose, which measure
 
-
 def halves(split):
     """Two halves of a split, each with its share of every class, the same in every run.
 
-    A text that occurs twice goes to one half with all its copies.
+    A text that occurs twice goes to one half with all its copies, as in data_utils.split_validation.
     """
     first = {}
     for text, label in zip(split.texts, split.labels, strict=True):
@@ -96,7 +94,6 @@ def choosing_and_measuring(data):
 
 # 3. Times
 
-
 def spread(lengths, doubtful, count):
     """count rows, evenly over both routes and over the lengths in each: their mean time is that of the split."""
     order = np.lexsort((lengths, doubtful))
@@ -104,9 +101,9 @@ def spread(lengths, doubtful, count):
     return order[((np.arange(count) + 0.5) * len(order) / count).astype(int)].tolist()
 
 
-def one_by_one(models, ids, pad_ids, rows):
+def one_by_one(models, ids, rows):
     """score(name, [row]) with batches of one text that are made beforehand: its time is the model's alone."""
-    ready = {(name, row): make_batch(ids[name], None, [row], pad_ids[name]).to(model.device)
+    ready = {(name, row): make_batch(ids[name], None, [row], pad_id=0).to(model.device)  # one text: nothing to pad
              for name, model in models.items() for row in rows}
 
     def score(name, rows):
@@ -127,14 +124,13 @@ def times_in_turn(score, groups, threshold):
 
 # 4. The report
 
-
 def compare(predicted, labels, num_labels, one, bulk, draws):
     """A row of results for the large model, the small one and the cascade; what is compared is with the large one."""
     rows, labels = [], np.asarray(labels)
     for name in ("large", "small", "cascade"):
         row = {"name": name, "macro_f1": float(macro_f1(confusion_matrix(labels, predicted[name], num_labels))),
                "accuracy": float((predicted[name] == labels).mean())}
-        row["difference"] = row["macro_f1"] - [*rows, row][0]["macro_f1"]
+        row["difference"] = row["macro_f1"] - (rows or [row])[0]["macro_f1"]
         row["low"], row["high"] = paired_bootstrap(labels, predicted[name], predicted["large"], num_labels, draws)
         row["p_value"] = mcnemar(labels, predicted[name], predicted["large"])
         row |= {"ms_mean": one[name].mean(), "ms_median": np.median(one[name]), "ms_p95": np.quantile(one[name], 0.95),
@@ -147,7 +143,7 @@ def compare(predicted, labels, num_labels, one, bulk, draws):
 def table(rows, texts):
     """The results as lines of a Markdown table that also line up in a terminal; texts: how many were timed in bulk."""
     cells = [["model", "macro-F1", "accuracy", "difference [95 %]", "McNemar p", "ms mean / median / p95",
-              "texts/s in bulk", "x faster alone / in bulk"]]
+              "texts/s in bulk", "x faster one by one / in bulk"]]
     for r in rows:
         cells.append([r["name"], f"{r['macro_f1']:.4f}", f"{r['accuracy']:.4f}",
                       f"{100 * r['difference']:+.1f} [{100 * r['low']:+.1f}, {100 * r['high']:+.1f}]",
@@ -161,4 +157,52 @@ def table(rows, texts):
 
 def remarks(result):
     """What a reader must know beside the table, warnings last."""
-    _, small, cascade = result["rows"]
+    (_, small, cascade), chosen, size = result["rows"], result["chosen"], result["bytes"]
+    lines = [result["texts"],
+             f"Threshold {result['threshold']:.4f}: the small model answers {result['share_small']:.1%} of the measured "
+             f"texts. Where it was chosen: {chosen['share_small']:.1%}, with macro-F1 {chosen['macro_f1']:.4f}, and "
+             f"{chosen['large']:.4f} for large. In memory are both: {size['small']:,} + {size['large']:,} bytes.",
+             f"Times: {hardware_line(result['hardware'])}; {result['timed_alone']} texts one by one and "
+             f"{result['timed_in_bulk']:,} in batches, the three in turn; \"x faster\" compares means. Tokenisation is "
+             "apart; where the two tokenizers differ, a cascade needs both."]
+    warnings = {"the large model answers everything, no threshold is good enough": chosen["share_small"] == 0,
+                "the small model alone is good enough, it needs no cascade": chosen["share_small"] == 1,
+                "the drop on the measured texts is above --max-drop": -cascade["difference"] > result["max_drop"],
+                "the small model's file is not smaller": size["small"] >= size["large"],
+                "the small model is not faster": min(small["speedup_1"], small["speedup_bulk"]) <= 1,
+                "the cascade is not faster": min(cascade["speedup_1"], cascade["speedup_bulk"]) <= 1}
+    return lines + [f"WARNING: {words}." for words, holds in warnings.items() if holds]
+
+
+def report(folders, models, encode, scorer, data, args):
+    """Choose, measure, print, write OUT/cascade.json and OUT/cascade.md.
+
+    folders, models: {"small": ..., "large": ...}; encode(split) -> {name: token ids of its texts};
+    scorer(ids) -> a function score(name, rows) -> logits, in batches.
+    """
+    choosing, measuring, texts = choosing_and_measuring(data)
+    print(texts)
+    score = scorer(encode(choosing))
+    small, large = (score(name, range(len(choosing))) for name in ("small", "large"))
+    threshold, share, best = choose_threshold(small, large, choosing.labels, args.max_drop)
+
+    ids, rows, num_labels = encode(measuring), range(len(measuring)), small.shape[1]
+    score = scorer(ids)
+    labels, doubtful = cascade_predict(score, rows, threshold)
+    predicted = {name: score(name, rows).argmax(-1).numpy() for name in models} | {"cascade": labels.numpy()}
+    timed, many = (spread([*map(len, ids["large"])], doubtful.numpy(), count) for count in (args.timed, BULK_TEXTS))
+    one = times_in_turn(one_by_one(models, ids, timed), [[row] for row in timed], threshold)
+    bulk = times_in_turn(score, [many], threshold)
+
+    result = {"models": folders, "data": data.name, "fingerprint": data.fingerprint, "texts": texts,
+              "max_drop": args.max_drop, "threshold": threshold, "share_small": 1 - float(doubtful.double().mean()),
+              "chosen": {"texts": len(choosing), "share_small": share, "macro_f1": best,
+                         "large": float(macro_f1(confusion_matrix(choosing.labels, large.argmax(-1), num_labels)))},
+              "bytes": {name: file_bytes(folder)["model"] for name, folder in folders.items()},
+              "rows": compare(predicted, measuring.labels, num_labels, one, bulk, args.bootstrap),
+              "ms_sum_of_parts": float(np.mean(one["small"] + doubtful.numpy()[timed] * one["large"])),
+              "timed_alone": len(timed), "timed_in_bulk": len(many), "hardware": hardware()}
+    out, lines, words = Path(args.out), table(result["rows"], len(many)), remarks(result)
+    write_json(result, out / "cascade.json")
+    write_text("\n".join(["# Cascade", "", lines, "", *(f"- {line}" for line in words)]) + "\n", out / "cascade.md")
+    print("\n" + lines + "\n", *words, f"{out}: cascade.md, cascade.json", sep="\n")

@@ -1,6 +1,7 @@
 """Measure models side by side: quality, bytes, milliseconds, each with its uncertainty. Or label new texts.
 
     python evaluate.py runs/demo/* --data demo --out runs/report
+    python evaluate.py --cascade runs/demo/student runs/demo/teacher --data demo --out runs/cascade --max-drop 0.005
     python evaluate.py predict --model runs/demo/student "not a fan of the new app, sadly"
     python evaluate.py predict --model runs/demo/student --input tweets.csv --text text --out labels.jsonl
 
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from sklearn.metrics import precision_recall_fscore_support
 
+import cascade
 from data_utils import batches
 from file_utils import read_json, write_json, write_text
 from measure_utils import count_parameters, file_bytes, hardware, hardware_line, time_interleaved
@@ -42,7 +44,18 @@ from report_utils import (
     write_csv,
 )
 from table_utils import read_texts
-from train_utils import add_common_flags, open_data, parser_for, pick_device, positive_int, predict, run_script, scores
+from train_utils import (
+    add_common_flags,
+    encode,
+    fraction,
+    open_data,
+    parser_for,
+    pick_device,
+    positive_int,
+    predict,
+    run_script,
+    scores,
+)
 
 # ---------------------------------------------------------------------------------------------------------
 # The report
@@ -64,6 +77,23 @@ def model_folders(names):
 def on_cpu_only(config):
     """Is this config.json of an exported graph, or of a model with compressed matrices?"""
     return bool(config.get("runtime") or config.get("stored_forms"))
+
+
+def open_models(folders, args):
+    """({name: model}, {name: tokenizer}) of {name: folder}, all on one device, all of one task."""
+    device = pick_device(args.device)
+    if device.type != "cpu" and any(on_cpu_only(read_json(Path(f) / "config.json")) for f in folders.values()):
+        device = torch.device("cpu")
+        print("compressed models run on the CPU only: all models are scored and timed there")
+    models, tokenizers = {}, {}
+    for name, folder in folders.items():
+        models[name], tokenizers[name] = load_model(folder)
+        models[name].to(device)
+        names, first = models[name].config.label_names, next(iter(models.values())).config.label_names
+        if names != first:
+            raise ValueError(f"{name} has the labels {', '.join(names)}, the first model {', '.join(first)}: "
+                             "evaluate models of one task at a time")
+    return models, tokenizers
 
 
 def quality(logits, labels, label_names):
@@ -106,21 +136,11 @@ def report(args):
     names = [short[folder] if len(set(short.values())) == len(folders) else folder for folder in folders]
     if args.baseline and args.baseline not in names:
         raise ValueError(f"--baseline {args.baseline} is not one of {', '.join(names)}")
-    device = pick_device(args.device)
-    if device.type != "cpu" and any(on_cpu_only(read_json(Path(f) / "config.json")) for f in folders):
-        device = torch.device("cpu")
-        print("compressed models run on the CPU only: all models are scored and timed there")
-    models, tokenizers, runs = {}, {}, {}
-    for name, folder in zip(names, folders, strict=True):
-        models[name], tokenizers[name] = load_model(folder)
-        models[name].to(device)
-        runs[name] = (folder, read_json(Path(folder) / "run.json") if (Path(folder) / "run.json").exists() else {})
-    label_names = next(iter(models.values())).config.label_names
+    models, tokenizers = open_models(dict(zip(names, folders, strict=True)), args)
+    device, label_names = models[names[0]].device, models[names[0]].config.label_names
+    runs = {name: (folder, read_json(Path(folder) / "run.json") if (Path(folder) / "run.json").exists() else {})
+            for name, folder in zip(names, folders, strict=True)}
     data = open_data(args, label_names)
-    for name, model in models.items():
-        if model.config.label_names != label_names:
-            raise ValueError(f"{name} has the labels {', '.join(model.config.label_names)}, the first model "
-                             f"{', '.join(label_names)}: evaluate models of one task at a time")
     Path(args.out).mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     split, split_name = (data.test, "test") if data.test else (data.validation, "validation")
     labels = np.array(split.labels)
@@ -172,6 +192,24 @@ def report(args):
                    folder / "metrics.json")
     histories = {row["name"]: runs[row["name"]][1].get("history") for row in results}
     write_report(results, label_names, where, histories, args)
+
+
+def report_cascade(args):
+    """Measure a small model that leaves what it doubts to a large one; the idea is in cascade.py."""
+    if len(model_folders(args.cascade)) < 2:
+        raise ValueError("--cascade needs two model folders, the small model's and the large one's")
+    folders = dict(zip(("small", "large"), args.cascade, strict=True))
+    models, tokenizers = open_models(folders, args)
+    data = open_data(args, models["large"].config.label_names)
+    Path(args.out).mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
+
+    def encode_for_both(split):
+        return {name: encode(tokenizers[name], split, args, model) for name, model in models.items()}
+
+    def scorer(ids):
+        return lambda name, rows: predict(models[name], [ids[name][row] for row in rows], args.batch_size,
+                                          tokenizers[name].pad_id)
+    cascade.report(folders, models, encode_for_both, scorer, data, args)
 
 
 def notes(results, where):
@@ -298,14 +336,26 @@ def parse_args(argv=None):
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         args = parser.parse_args(argv[1:])
         return args, predict_texts
-    parser.add_argument("models", nargs="+", metavar="FOLDER", help="model folders; others are passed over")
+    parser.add_argument("models", nargs="*", metavar="FOLDER", help="model folders; others are passed over")
     parser.add_argument("--out", required=True, help="the folder for results.md, results.csv and the pictures")
+    parser.add_argument("--cascade", nargs=2, metavar=("SMALL", "LARGE"), help="in place of FOLDERs: measure a small "
+                        "model that answers where it is confident, and leaves the rest to a large one")
+    parser.add_argument("--max-drop", type=fraction, help="macro-F1 that the cascade may lose against LARGE where its "
+                        "threshold is chosen, 0 to 1 (0.005: half a point, the default)")
     parser.add_argument("--baseline", help="the model that the others are compared with (default: the largest file)")
     parser.add_argument("--timed", type=positive_int, default=64,
                         help="texts timed at batch 1; an eighth as many batches of 32")
     parser.add_argument("--bootstrap", type=positive_int, default=2000, help="draws of the paired bootstrap")
     add_common_flags(parser)
-    return parser.parse_args(argv), report
+    args = parser.parse_args(argv)
+    if bool(args.models) == bool(args.cascade):
+        parser.error("give the FOLDERs of the models, or --cascade SMALL LARGE, and not both")
+    if args.cascade is None and args.max_drop is not None:
+        parser.error("--max-drop is for --cascade")
+    if args.cascade and args.baseline:
+        parser.error("--baseline is for FOLDERs: a cascade is compared with its large model")
+    args.max_drop = 0.005 if args.max_drop is None else args.max_drop
+    return args, report_cascade if args.cascade else report
 
 
 def main(argv=None):

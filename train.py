@@ -15,6 +15,7 @@ weights of the epoch with the best validation macro-F1. Batches hold texts of li
 
 import math
 
+import torch
 import torch.nn.functional as F
 
 from data_utils import batches
@@ -26,6 +27,7 @@ from train_utils import (
     add_training_flags,
     autocast,
     encode,
+    fraction,
     open_data,
     open_model,
     parser_for,
@@ -36,6 +38,15 @@ from train_utils import (
     scores,
     seed_everything,
 )
+
+
+def class_weights(labels, num_labels, power):
+    """(num_labels,): how much a text of each class counts, (mean count / count of the class)^power.
+
+    power 0: every text counts alike, and a rare class hardly; 1: every class counts alike; 0.5 lies between.
+    """
+    counts = torch.bincount(torch.tensor(labels), minlength=num_labels).clamp(min=1).float()
+    return (counts.mean() / counts) ** power
 
 
 def parse_args(argv=None):
@@ -50,6 +61,8 @@ def parse_args(argv=None):
     parser.add_argument("--tokenizer", help="take the tokenizer from this folder or Hub id instead")
     parser.add_argument("--cleaning", choices=["none", "cardiff", "bertweet"],
                         help="how tweets are cleaned (default: as the model was pretrained)")
+    parser.add_argument("--balance", type=fraction, default=0.0,
+                        help="0: every text counts alike; 1: every class; 0.5: between, for rare classes")
     add_training_flags(parser, epochs=3, lr=5e-5)
     add_common_flags(parser)
     return parser.parse_args(argv)
@@ -67,6 +80,7 @@ def main(argv=None, after_epoch=None):
     model.to(device)
     train_ids, val_ids = (encode(tokenizer, split, args, model) for split in (data.train, data.validation))
 
+    weights = class_weights(data.train.labels, len(data.label_names), args.balance).to(device)
     batches_per_epoch = math.ceil(len(train_ids) / args.batch_size)
     optimizer = Optimizer(model, args, num_batches=args.epochs * batches_per_epoch)
     log = TrainingLog(model, args, after_epoch)
@@ -78,7 +92,7 @@ def main(argv=None, after_epoch=None):
             batch = batch.to(device)
             with autocast(device, args.bf16):
                 logits = model(batch.input_ids, batch.attention_mask)
-                loss = F.cross_entropy(logits, batch.labels)
+                loss = F.cross_entropy(logits, batch.labels, weights)
             loss.backward()
             optimizer.step(loss)
             log.batch(loss)

@@ -263,3 +263,12 @@ def test_search_keeps_its_budget_of_minutes_even_within_an_epoch(mine, tmp_path)
     start = search.time.monotonic()
     search.main(argv)
     assert search.time.monotonic() - start < 20  # one trial would take hours
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_balance_moves_the_weight_from_texts_to_classes(power):
+    labels = [0] * 8 + [1] * 2 + [2] * 2
+    weights = train.class_weights(labels, 3, power)
+    assert weights.tolist() == pytest.approx([(4 / 8) ** power, (4 / 2) ** power, (4 / 2) ** power])
+    if power == 1:  # every class has the same share of the loss
+        assert len({round(float(weights[k]) * labels.count(k), 5) for k in range(3)}) == 1
