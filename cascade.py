@@ -2,12 +2,9 @@
 
     answer(text) = small(text)  if max softmax(small's logits) >= threshold,  else  large(text)
 
-Nothing is trained. The one number, the threshold, is chosen on texts with labels: the lowest one with which macro-F1
-there is at most --max-drop below the large model's. The rule is old (Viola and Jones 2001, for faces); where it is
-as good as any other and where not: Jitkrittum et al. 2023, arXiv:2307.02764.
-
-The texts that choose the threshold are never those that measure it. A cascade's times are of two kinds, so the mean
-is what to compare: the median knows only one kind, and the 95th centile is no better than the large model's.
+Nothing is trained. The threshold is the lowest with which macro-F1, on texts that are never those measured, is at
+most --max-drop below the large model's. When such a rule is enough: Jitkrittum et al. 2023, arXiv:2307.02764.
+A cascade's times are of two kinds, so compare means: the median knows one kind, the 95th centile the other.
 """
 
 from pathlib import Path
@@ -26,11 +23,8 @@ BULK_TEXTS = 1000           # batches are timed on so many texts of the split
 # 1. The idea
 
 def confidence(logits):
-    """The largest probability of each row: (N, classes) -> (N,), in float64, where few rows saturate at 1.
-
-    Only the texts' order counts: a calibration that keeps it would give the same cascade.
-    """
-    return logits.double().softmax(-1).amax(-1)
+    """The largest probability of each row: (N, classes) -> (N,). Only their order matters, so none is calibrated."""
+    return logits.double().softmax(-1).amax(-1)  # float64: in float32 many confident texts are all 1
 
 
 def cascade_predict(score, rows, threshold):
@@ -46,8 +40,7 @@ def choose_threshold(small_logits, large_logits, labels, max_drop):
     """(threshold, share of the texts that the small model answers, the cascade's macro-F1 on these texts).
 
     The lowest of all thresholds with macro-F1(cascade) >= macro-F1(large) - max_drop. From the most confident text
-    to the least, each moves from the large model's column of one confusion matrix to the small one's: all N
-    thresholds for the price of N macro-F1s of a matrix (classes, classes).
+    to the least, each moves from the large model's column of one confusion matrix to the small one's.
     """
     certain = confidence(small_logits).numpy()
     small, large, labels = small_logits.argmax(-1).numpy(), large_logits.argmax(-1).numpy(), np.asarray(labels)
@@ -67,10 +60,8 @@ def choose_threshold(small_logits, large_logits, labels, max_drop):
 # 2. Which texts choose, which measure
 
 def halves(split):
-    """Two halves of a split, each with its share of every class, the same in every run.
-
-    A text that occurs twice goes to one half with all its copies, as in data_utils.split_validation.
-    """
+    """Two halves of a split, each with its share of every class, the same in every run; a text that occurs twice
+    goes to one half with all its copies, as in data_utils.split_validation."""
     first = {}
     for text, label in zip(split.texts, split.labels, strict=True):
         first.setdefault(text_key(text), label)
@@ -96,8 +87,7 @@ def choosing_and_measuring(data):
 
 def spread(lengths, doubtful, count):
     """count rows, evenly over both routes and over the lengths in each: their mean time is that of the split."""
-    order = np.lexsort((lengths, doubtful))
-    count = min(count, len(order))
+    order, count = np.lexsort((lengths, doubtful)), min(count, len(lengths))
     return order[((np.arange(count) + 0.5) * len(order) / count).astype(int)].tolist()
 
 
@@ -141,9 +131,9 @@ def compare(predicted, labels, num_labels, one, bulk, draws):
 
 
 def table(rows, texts):
-    """The results as lines of a Markdown table that also line up in a terminal; texts: how many were timed in bulk."""
-    cells = [["model", "macro-F1", "accuracy", "difference [95 %]", "McNemar p", "ms mean / median / p95",
-              "texts/s in bulk", "x faster one by one / in bulk"]]
+    """The results as lines of a Markdown table that also line up in a terminal; texts: how many in a bulk."""
+    cells = ["model, macro-F1, accuracy, difference [95 %], McNemar p, ms mean / median / p95, texts/s in bulk, "
+             "x faster alone / in bulk".split(", ")]
     for r in rows:
         cells.append([r["name"], f"{r['macro_f1']:.4f}", f"{r['accuracy']:.4f}",
                       f"{100 * r['difference']:+.1f} [{100 * r['low']:+.1f}, {100 * r['high']:+.1f}]",
@@ -159,9 +149,10 @@ def remarks(result):
     """What a reader must know beside the table, warnings last."""
     (_, small, cascade), chosen, size = result["rows"], result["chosen"], result["bytes"]
     lines = [result["texts"],
-             f"Threshold {result['threshold']:.4f}: the small model answers {result['share_small']:.1%} of the measured "
-             f"texts. Where it was chosen: {chosen['share_small']:.1%}, with macro-F1 {chosen['macro_f1']:.4f}, and "
-             f"{chosen['large']:.4f} for large. In memory are both: {size['small']:,} + {size['large']:,} bytes.",
+             f"Threshold {result['threshold']:.4f}: small answers {result['share_small']:.1%} of the measured texts. "
+             f"Where it was chosen: {chosen['share_small']:.1%}, with macro-F1 {chosen['macro_f1']:.4f}; large has "
+             f"{chosen['large']:.4f} there. Both stay in memory: "
+             + " and ".join(f"{folder} ({size[name]:,} bytes)" for name, folder in result["models"].items()) + ".",
              f"Times: {hardware_line(result['hardware'])}; {result['timed_alone']} texts one by one and "
              f"{result['timed_in_bulk']:,} in batches, the three in turn; \"x faster\" compares means. Tokenisation is "
              "apart; where the two tokenizers differ, a cascade needs both."]
@@ -175,18 +166,15 @@ def remarks(result):
 
 
 def report(folders, models, encode, scorer, data, args):
-    """Choose, measure, print, write OUT/cascade.json and OUT/cascade.md.
-
-    folders, models: {"small": ..., "large": ...}; encode(split) -> {name: token ids of its texts};
-    scorer(ids) -> a function score(name, rows) -> logits, in batches.
-    """
+    """Choose, measure, print, write OUT/cascade.json and OUT/cascade.md. folders, models: {"small": ..., "large": ...};
+    encode(split) -> {name: token ids}; scorer(ids) -> a function score(name, rows) -> logits, in batches."""
     choosing, measuring, texts = choosing_and_measuring(data)
     print(texts)
     score = scorer(encode(choosing))
     small, large = (score(name, range(len(choosing))) for name in ("small", "large"))
     threshold, share, best = choose_threshold(small, large, choosing.labels, args.max_drop)
 
-    ids, rows, num_labels = encode(measuring), range(len(measuring)), small.shape[1]
+    ids, rows, num_labels = encode(measuring), range(len(measuring)), len(data.label_names)
     score = scorer(ids)
     labels, doubtful = cascade_predict(score, rows, threshold)
     predicted = {name: score(name, rows).argmax(-1).numpy() for name in models} | {"cascade": labels.numpy()}
@@ -195,7 +183,7 @@ def report(folders, models, encode, scorer, data, args):
     bulk = times_in_turn(score, [many], threshold)
 
     result = {"models": folders, "data": data.name, "fingerprint": data.fingerprint, "texts": texts,
-              "max_drop": args.max_drop, "threshold": threshold, "share_small": 1 - float(doubtful.double().mean()),
+              "max_drop": args.max_drop, "threshold": threshold, "share_small": float((~doubtful).double().mean()),
               "chosen": {"texts": len(choosing), "share_small": share, "macro_f1": best,
                          "large": float(macro_f1(confusion_matrix(choosing.labels, large.argmax(-1), num_labels)))},
               "bytes": {name: file_bytes(folder)["model"] for name, folder in folders.items()},

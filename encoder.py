@@ -15,6 +15,7 @@ hidden neuron of the FFN; 1 keeps, 0 silences, and gradients flow through both.
 import copy
 import re
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -302,6 +303,30 @@ class Encoder(nn.Module):
             x = layer(x, key_mask, None if head_mask is None else head_mask[i],
                       None if ffn_mask is None else ffn_mask[i], first_only=i == len(self.layers) - 1)
         return self.head(x[:, 0])
+
+
+@torch.no_grad()
+def listen(model, texts, modules, hear):
+    """Run the texts, and call hear(name, x) with what reaches each of the modules: x (tokens, in), padding left out.
+
+    texts: batches with .input_ids and .attention_mask    modules: {name: one of the model's nn.Linear}
+    """
+    attention_mask = None
+
+    def hook(name, module, inputs):
+        x = inputs[0]
+        # (B, T, in) holds padding; the last layer's (B, 1, in) and the head's (B, in) are first tokens alone.
+        if attention_mask is not None and x.dim() == 3 and x.shape[1] == attention_mask.shape[1]:
+            x = x[attention_mask.bool()]
+        hear(name, x.flatten(0, -2))
+
+    hooks = [module.register_forward_pre_hook(partial(hook, name)) for name, module in modules.items()]
+    model.eval()
+    for batch in texts:
+        attention_mask = batch.attention_mask
+        model(batch.input_ids, attention_mask)
+    for handle in hooks:
+        handle.remove()
 
 
 def with_layers(model, kept):

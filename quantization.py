@@ -9,7 +9,6 @@ Weights are shared or rounded; activations stay fp32. The clusters can be traine
 Deep Compression (Han et al. 2015, arXiv:1510.00149): prune, share, train the shared values, Huffman code.
 """
 
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import layers
+from encoder import listen
 
 # 1. Rounding to a grid: groups of columns ----------------------------------------------------------------
 
@@ -63,7 +63,6 @@ def round_to_nearest(weight, bits, group_size):
     return nearest_codes(weight, *layers.spread(scale, low, group_size, columns), bits), scale, low
 
 
-@torch.no_grad()
 def input_moments(model, texts, names):
     """{name: H (in, in) float64}: H = 2 / N * sum x x^T over the N real tokens that reach each named nn.Linear.
 
@@ -72,24 +71,13 @@ def input_moments(model, texts, names):
     """
     if others := [name for name in names if not isinstance(model.get_submodule(name), nn.Linear)]:
         raise ValueError(f"{others[0]} is no float nn.Linear: it has no inputs to gather moments of")
-    sums, counts, attention_mask = dict.fromkeys(names, 0), dict.fromkeys(names, 0), None
+    sums, counts = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
 
-    def listen(name, module, inputs):
-        x = inputs[0]
-        # (B, T, in) holds padding; the last layer's (B, 1, in) and the head's (B, in) are first tokens alone.
-        if attention_mask is not None and x.dim() == 3 and x.shape[1] == attention_mask.shape[1]:
-            x = x[attention_mask.bool()]
-        x = x.flatten(0, -2).float()
-        sums[name] = sums[name] + (x.T @ x).double()
+    def hear(name, x):
+        sums[name] = sums[name] + (x.float().T @ x.float()).double()
         counts[name] += len(x)
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(listen, name)) for name in names]
-    model.eval()
-    for batch in texts:
-        attention_mask = batch.attention_mask
-        model(batch.input_ids, attention_mask)
-    for hook in hooks:
-        hook.remove()
+    listen(model, texts, {name: model.get_submodule(name) for name in names}, hear)
     if not all(counts.values()):
         raise ValueError("no texts to calibrate with: give a few hundred")
     return {name: 2 / counts[name] * sums[name] for name in names}

@@ -17,13 +17,13 @@ The weights are really zero after every step: there is nothing to bake in and no
 
 import copy
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import layers
+from encoder import listen
 
 
 def prunable(model, embeddings=False, head=False):
@@ -66,27 +66,16 @@ def wanda_scores(model, texts, **asked):
     return {name: module.weight.detach().abs() * norms[name] for name, module in modules.items()}
 
 
-@torch.no_grad()
 def input_norms(model, texts, modules):
-    """{name: (in,)}: the 2-norm of each input feature of each matrix over all real tokens, gathered by hooks."""
+    """{name: (in,)}: the 2-norm of each input feature of each matrix over all real tokens."""
     if tables := [name for name, module in modules.items() if not isinstance(module, nn.Linear)]:
         raise ValueError(f"Wanda has no activations for {tables[0]}: prune embeddings by magnitude")
-    squares, attention_mask = dict.fromkeys(modules, 0), None
+    squares = dict.fromkeys(modules, 0)
 
-    def listen(name, module, inputs):
-        x = inputs[0]
-        # (B, T, in) holds padding; the last layer's (B, 1, in) and the head's (B, in) are first tokens alone.
-        if attention_mask is not None and x.dim() == 3 and x.shape[1] == attention_mask.shape[1]:
-            x = x[attention_mask.bool()]
-        squares[name] = squares[name] + x.flatten(0, -2).double().square().sum(dim=0)
+    def hear(name, x):
+        squares[name] = squares[name] + x.double().square().sum(dim=0)
 
-    hooks = [module.register_forward_pre_hook(partial(listen, name)) for name, module in modules.items()]
-    model.eval()
-    for batch in texts:
-        attention_mask = batch.attention_mask
-        model(batch.input_ids, attention_mask)
-    for hook in hooks:
-        hook.remove()
+    listen(model, texts, modules, hear)
     return {name: total.sqrt().float() for name, total in squares.items()}
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from data_utils import batches
+from encoder import Encoder
 from model_utils import check_out, save_model
 from train_utils import (
     Optimizer,
@@ -105,7 +106,8 @@ def main(argv=None, after_epoch=None):
         "train.py", args, argv, parent=args.model, data=data, history=log.history, validation=validation))
     log.finish(logits, data.validation.labels, data.label_names)
     print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}\n"
-          f"next: python prune.py --model {args.out} --data {args.data} --out {args.out}-pruned --heads 0.5 --ffn 0.5")
+          f"next: python prune.py --model {args.out} --data {args.data} --out {args.out}-pruned "
+          + ("--heads 0.5 --ffn 0.5" if isinstance(model, Encoder) else "--vocab 2"))
 
 
 if __name__ == "__main__":
