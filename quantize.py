@@ -326,6 +326,8 @@ def parse_args(argv=None):
         args.plan += "".join(f",{name}={args.keep_as}" for name in args.keep_layers.split(","))
     if args.epochs and "=clusters" not in args.plan:
         parser.error("--epochs trains the centroids of clusters: give it --method clusters")
+    if args.epochs and args.keep_layers == "auto":
+        parser.error("--keep-layers auto measures before any training: name the matrices, or drop --epochs")
     if args.epochs and not args.data or args.teacher and not args.epochs:
         parser.error("--epochs wants --data, and --teacher self wants --epochs")
     if not args.data and (args.keep_layers == "auto" or "=gptq" in args.plan or args.method == "openvino-int8"):

@@ -283,7 +283,9 @@ def test_exported_folder_is_a_model_folder_like_any_other(form, teacher, tmp_pat
 @pytest.mark.parametrize("flags, message", [
     (["--plan", "encoder=int4", "--method", "nf4"], "give one"), (["--method", "gptq"], "give --data"),
     (["--epochs", "1", "--data", "demo"], "--method clusters"), (["--clusters", "300"], "between 2 and 256"),
-    (["--keep-layers", "auto"], "give --data"), (["--method", "onnx", "--keep-layers", "layers.0"], "not for")])
+    (["--keep-layers", "auto"], "give --data"),
+    (["--method", "clusters", "--epochs", "1", "--data", "demo", "--keep-layers", "auto"], "before any training"),
+    (["--method", "onnx", "--keep-layers", "layers.0"], "not for")])
 def test_flags_that_contradict_are_refused(flags, message, capsys):
     with pytest.raises(SystemExit):
         quantize.parse_args(["--model", "a", "--out", "b", *flags])
