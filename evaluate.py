@@ -337,7 +337,8 @@ def parse_args(argv=None):
         args = parser.parse_args(argv[1:])
         return args, predict_texts
     parser.add_argument("models", nargs="*", metavar="FOLDER", help="model folders; others are passed over")
-    parser.add_argument("--out", required=True, help="the folder for results.md, results.csv and the pictures")
+    parser.add_argument("--out", required=True, help="the folder for results.md, results.csv and the pictures, or for "
+                        "cascade.md and cascade.json")
     parser.add_argument("--cascade", nargs=2, metavar=("SMALL", "LARGE"), help="in place of FOLDERs: measure a small "
                         "model that answers where it is confident, and leaves the rest to a large one")
     parser.add_argument("--max-drop", type=fraction, help="macro-F1 that the cascade may lose against LARGE where its "

@@ -38,6 +38,7 @@ from torch import nn
 import layers
 import runtimes
 from data_utils import batches, take
+from encoder import Encoder
 from measure_utils import file_bytes, hardware_line
 from model_utils import check_out, load_model, save_model
 from quantization import ClusteredWeights, input_moments, kmeans, layer_error, store_clusters, store_groups
@@ -337,12 +338,16 @@ def parse_args(argv=None):
     return args
 
 
-def compress(model, args, engine, data, encoded, pad_id):
+def compress(model, args, data, encoded, pad_id):
     """The model with its matrices in the forms of the plan, and what there is to report.
 
     encoded: a function from a split of the data to its token ids.
     """
-    forms, report, stored = parse_plan(args.plan, model), {}, {}
+    forms, report, stored, engine = parse_plan(args.plan, model), {}, {}, None
+    if "int8" in forms.values():
+        engine = layers.pick_engine(args.engine)
+        layers.use_engine(engine)
+        print(f"int8 engine: {engine}, activations in {7 if layers.overflows(engine) else 8} bits")
     model = copy.deepcopy(model)
     for name in forms:
         if isinstance(module := model.get_submodule(name), layers.SparseLinear):  # its zeros may become other numbers
@@ -382,13 +387,14 @@ def main(argv=None):
     check_out(args.out)
     if args.device not in ("auto", "cpu"):
         raise ValueError(f"--device {args.device}: torch.ao's int8 kernels run on the CPU only")
-    engine = layers.pick_engine(args.engine)
-    layers.use_engine(engine)
     seed_everything(args.seed)
     model, tokenizer = load_model(args.model)
     exported = args.method in runtimes.FORMS
-    if exported:
+    if exported or not isinstance(model, nn.Module):  # to_dense refuses a graph that was exported before
         model = to_dense(model)
+    if exported and not isinstance(model, Encoder):
+        raise ValueError(f"--method {args.method} exports encoders; {args.model} is a {model.config.kind}, and fast as "
+                         "it is")
     if not all(form.startswith(layers.SparseLinear.kind) for form in model.config.stored_forms.values()):
         raise ValueError(f"{args.model} is quantized already; start from its fp32 parent")
     data, pad_id = (open_data(args, model.config.label_names) if args.data else None), tokenizer.pad_id
@@ -398,14 +404,16 @@ def main(argv=None):
 
     with tempfile.TemporaryDirectory() as folder:
         if exported:
-            sample = batches(encoded(take(data.train, args.samples, seed=args.seed)), None, args.batch_size,
-                             pad_id) if data else ()
-            runtimes.export(model, args.method, folder, [(b.input_ids, b.attention_mask) for b in sample])
+            texts = batches(encoded(take(data.train, args.samples, seed=args.seed)), None, args.batch_size,
+                            pad_id) if data else ()
+            runtimes.export(model, args.method, folder, [
+                (b.input_ids, torch.ones_like(b.input_ids) if b.attention_mask is None else b.attention_mask)
+                for b in texts])
             small, report = runtimes.open_runtime(folder, args.method, model.config), {}
         else:
-            small, report = compress(model, args, engine, data, encoded, pad_id)
+            small, report = compress(model, args, data, encoded, pad_id)
         # Milliseconds first, because int8 that is slower is not written; made-up texts will do for the clock.
-        ids = encoded(data.validation) if data else [torch.randint(5, 50, (24,)).tolist() for _ in range(64)]
+        ids = encoded(data.validation) if data else torch.randint(model.config.vocab_size, (64, 24)).tolist()
         report["latency_ratio"] = speed(small, model, ids, args, pad_id)
         if data is not None:
             report |= measure(small, model, ids, data.validation.labels, args, pad_id)

@@ -267,7 +267,7 @@ def test_fine_tuned_centroids_are_written_and_pruned_weights_stay_zero(teacher, 
 def test_exported_folder_is_a_model_folder_like_any_other(form, teacher, tmp_path, capsys):
     folder, data = teacher
     out = str(tmp_path / form)
-    quantize.main(["--model", folder, "--out", out, "--data", data, "--method", form])
+    quantize.main(["--model", folder, "--out", out, "--data", data, "--method", form, "--batch-size", "1"])  # unpadded
     model, tokenizer = load_model(out)
     parent, _ = load_model(folder)
     ids = torch.tensor(tokenizer(["a good day"], 20))
@@ -276,6 +276,8 @@ def test_exported_folder_is_a_model_folder_like_any_other(form, teacher, tmp_pat
     evaluate.main([folder, out, "--data", data, "--timed", "2", "--bootstrap", "20", "--out", str(tmp_path / "r")])
     evaluate.main(["predict", "--model", out, "a good day"])
     assert '"label"' in capsys.readouterr().out
+    with pytest.raises(ValueError, match="exported graph, which can only be run"):
+        quantize.main(["--model", out, "--out", str(tmp_path / "q"), "--method", "nf4"])
     with pytest.raises(ValueError, match="exported graph, which can only be run"):
         prune.main(["--model", out, "--out", str(tmp_path / "p"), "--data", data, "--heads", "0.5"])
 
