@@ -48,7 +48,8 @@ CMD_pruned        := prune.py --model $(RUNS)/teacher --out $(RUNS)/pruned $(TRA
 CMD_int8          := quantize.py --model $(RUNS)/teacher --out $(RUNS)/int8 $(COMMON) --force $(QUANTIZE_FLAGS)
 CMD_pruned-int8   := quantize.py --model $(RUNS)/pruned --out $(RUNS)/pruned-int8 $(COMMON) --force $(QUANTIZE_FLAGS)
 DISTILL           := distill.py --teacher $(RUNS)/teacher --student "$(STUDENT)" $(TRAINING) $(DISTILL_FLAGS)
-CMD_student       := $(DISTILL) --out $(RUNS)/student --control
+CMD_student       := $(DISTILL) --out $(RUNS)/student
+CMD_student-alone := $(DISTILL) --out $(RUNS)/student-alone --alpha 0
 CMD_report        := evaluate.py $(dir $(MODELS)) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
 .PHONY: all table teacher pruned int8 student control report test bench curves lint clean help FORCE
@@ -69,9 +70,7 @@ report: $(REPORT)                         ## results.md, results.csv and picture
 $(RUNS)/%/run.json: $(RUNS)/.commands/% | $(INSTALLED)
 	$(PYTHON) $(CMD_$*)
 $(TEACHER): $(wildcard $(DATA) $(DATA)/*)
-$(PRUNED) $(INT8) $(SMALL): $(TEACHER)
-$(CONTROL): $(SMALL)                      # --control has made both
-	@test -f $@ || { rm -f $(SMALL); $(MAKE) --no-print-directory $(SMALL); }
+$(PRUNED) $(INT8) $(SMALL) $(CONTROL): $(TEACHER)
 $(PRUNED8): $(PRUNED)
 $(REPORT): $(MODELS) $(RUNS)/.commands/report
 	$(PYTHON) $(CMD_report)

@@ -247,7 +247,7 @@ def parse_args(argv=None):
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--loss", choices=["soft", "mse", "decoupled"], default="soft", help="how soft targets are met")
     parser.add_argument("--temperature", type=float, default=2.0, help="softens both distributions; 1: plain softmax")
-    parser.add_argument("--alpha", type=fraction, default=0.5, help="weight of the soft targets; 0: labels only")
+    parser.add_argument("--alpha", type=fraction, default=0.5, help="weight of the soft targets; 0: no teacher, labels only")
     parser.add_argument("--hidden", type=not_negative, default=0.0, help="of the hidden states' distance; 0: off")
     parser.add_argument("--attention", type=not_negative, default=0.0, help="of the attention scores' distance; 0: off")
     parser.add_argument("--relations", type=not_negative, default=0.0, help="of MiniLMv2's relations; 0: off")
@@ -312,7 +312,7 @@ def main(argv=None, after_epoch=None):
         student.to(device)
         val_ids = encode(tokenizer, data.validation, args, student)
         rows, alpha = range(len(texts)), args.alpha
-        if role == "alone":  # the labelled texts only, again and again until the number of steps is the same
+        if role == "alone" or alpha == 0:  # the labelled texts only, again and again until the number of steps is the same
             rows, alpha = [row % len(data.train) for row in rows], 0.0
         all_ids = tokenizer(texts, min(args.max_length, student.config.max_length))
         print(f"{role}, seed {seed}: {count_parameters(student):,} parameters, {len(rows):,} texts an epoch")

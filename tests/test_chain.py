@@ -14,7 +14,9 @@ import distill
 import evaluate
 import prune
 import quantize
+import recurrent
 import train
+from measure_utils import file_bytes
 from model_utils import save_model
 from train_utils import run_script
 
@@ -220,3 +222,25 @@ def test_debug_shows_the_traceback(workplace, monkeypatch):
     monkeypatch.setattr("sys.argv", ["quantize.py", "--model", "broken", "--out", "out", "--debug"])
     with pytest.raises(ValueError, match="not readable JSON"):
         run_script(quantize.main)
+
+
+@pytest.mark.parametrize("kind", recurrent.KINDS)
+def test_recurrent_models_go_through_every_verb(kind, tmp_path):
+    """Trained, vocabulary pruned, weights pruned, quantized, all in one table; what does not fit is refused."""
+    (tmp_path / "mine.csv").write_text("text,label\n" + "".join(
+        f"{text} {i},{LABELS[i % 3]}\n" for i, text in enumerate(TEXTS * 6)))
+    data, folder = ["--data", str(tmp_path / "mine.csv")], str(tmp_path / "m")
+    train.main(["--model", f"{kind}:hidden=8,embedding=16", "--out", folder, "--epochs", "1", *data])
+    prune.main(["--model", folder, "--out", folder + "-v", "--vocab", "2", *data])
+    prune.main(["--model", folder, "--out", folder + "-s", "--sparsity", "0.6", "--method", "magnitude", "--also",
+                "embeddings", *data])
+    for method in ("dynamic", "clusters"):
+        quantize.main(["--model", folder, "--out", f"{folder}-{method}", "--method", method, "--force", *data])
+    folders = [folder, *(f"{folder}-{name}" for name in ("v", "s", "dynamic", "clusters"))]
+    bytes_of = [file_bytes(name)["model"] for name in folders]
+    assert max(bytes_of[1:]) < bytes_of[0]
+    evaluate.main([*folders, *data, "--out", str(tmp_path / "report"), "--timed", "2", "--bootstrap", "20"])
+    with pytest.raises(ValueError, match="neither heads nor layers"):
+        prune.main(["--model", folder, "--out", folder + "-h", "--heads", "0.5", *data])
+    with pytest.raises(ValueError, match="exports encoders"):
+        quantize.main(["--model", folder, "--out", folder + "-o", "--method", "onnx"])
