@@ -301,31 +301,40 @@ def test_least_harmful_layers_drops_the_one_that_does_nothing():
     assert pruning.least_harmful_layers(model, list(batches(ids, labels, 3, 0)), 2) == [0, 2]
 
 
-@pytest.fixture(params=FAMILIES)
-def teacher(request, tmp_path, tokenizer):
-    """(model folder, data file) of a small random model of each family."""
+def make_teacher(family, tokenizer, tmp_path):
+    """(model folder, data file) of a small random model."""
     vocab = max(tokenizer.vocab_size, 60)
-    save_model(random_model(family=request.param, vocab_size=vocab), tokenizer, tmp_path / "teacher", run={})
+    save_model(random_model(family=family, vocab_size=vocab), tokenizer, tmp_path / "teacher", run={})
     (tmp_path / "mine.csv").write_text("text,label\n" + "".join(
         f"{text} {i},{LABELS[i % 3]}\n" for i, text in enumerate(TEXTS * 6)))
     return str(tmp_path / "teacher"), str(tmp_path / "mine.csv")
 
 
-@pytest.mark.parametrize("flags", [["--flops", "0.6", "--refit", "--round-to", "1"], ["--layers", "2"],
-                                   ["--layers", "0,2", "--flops", "0.5", "--round-to", "1"], ["--vocab", "1"],
-                                   ["--size-mb", "0.042", "--round-to", "1"],
-                                   ["--sparsity", "0.5", "--method", "wanda"], ["--sparsity", "0.5", "--method", "2:4"],
-                                   ["--sparsity", "0.8", "--epochs", "2", "--teacher", "self"],
-                                   ["--sparsity", "0.8", "--method", "magnitude", "--also", "head"],
-                                   ["--method", "soft-movement", "--strength", "1", "--epochs", "2"]])
-def test_every_way_to_prune_ends_in_a_folder_that_goes_on_through_the_other_verbs(teacher, flags, tmp_path):
-    folder, data = teacher
+WAYS = [["--flops", "0.6", "--refit", "--round-to", "1"], ["--layers", "2"],
+        ["--layers", "0,2", "--flops", "0.5", "--round-to", "1"], ["--vocab", "1"],
+        ["--size-mb", "0.042", "--round-to", "1"],
+        ["--sparsity", "0.5", "--method", "wanda"], ["--sparsity", "0.5", "--method", "2:4"],
+        ["--sparsity", "0.8", "--epochs", "2", "--teacher", "self"],
+        ["--sparsity", "0.8", "--method", "magnitude", "--also", "head"],
+        ["--method", "soft-movement", "--strength", "1", "--epochs", "2"]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("flags", WAYS)
+def test_every_way_to_prune_ends_in_a_folder_that_loads(family, flags, tmp_path, tokenizer):
+    folder, data = make_teacher(family, tokenizer, tmp_path)
+    prune.main(["--model", folder, "--out", str(tmp_path / "out"), "--data", data, *flags])
+    model, again = load_model(tmp_path / "out")
+    if "--size-mb" in flags:
+        assert file_bytes(tmp_path / "out")["model"] <= 1e6 * float(flags[1])
+    assert torch.isfinite(model(torch.tensor(again(["a good day"], 20)))).all()
+
+
+@pytest.mark.parametrize("flags", WAYS)
+def test_pruned_model_goes_on_through_the_other_verbs(flags, tmp_path, tokenizer):
+    folder, data = make_teacher("bert", tokenizer, tmp_path)
     out = str(tmp_path / "out")
     prune.main(["--model", folder, "--out", out, "--data", data, *flags])
-    model, again = load_model(out)
-    if "--size-mb" in flags:
-        assert file_bytes(out)["model"] <= 1e6 * float(flags[1])
-    assert torch.isfinite(model(torch.tensor(again(["a good day"], 20)))).all()
     quantize.main(["--model", out, "--out", out + "-int8", "--force"])
     for role in (["--teacher", out, "--student", "scratch:layers=1,hidden=16,heads=2,vocab=60"],
                  ["--teacher", folder, "--student", out]):
