@@ -23,13 +23,14 @@ import copy
 import math
 import re
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from augmentation import augment, similar_words
-from data_utils import batches
+from data_utils import batches, text_key
 from distillation import (
     attention_loss,
     attention_scores,
@@ -43,6 +44,7 @@ from distillation import (
     svd_table,
 )
 from encoder import Encoder, with_layers, with_width
+from file_utils import write_json
 from measure_utils import count_parameters
 from model_utils import check_out, save_model
 from report_utils import t_interval
@@ -55,6 +57,7 @@ from train_utils import (
     add_common_flags,
     add_training_flags,
     autocast,
+    data_flags,
     encode,
     fraction,
     not_negative,
@@ -70,6 +73,7 @@ from train_utils import (
     scores,
     seed_everything,
     whole_number,
+    word_table,
 )
 
 
@@ -111,6 +115,11 @@ class InnerLosses(nn.Module):
 
     def __init__(self, student, teacher, args):
         super().__init__()
+        self.heads = args.relation_heads or teacher.layers[-1].attention.num_heads
+        for model in (student, teacher) if args.relations else ():
+            if model.layers[-1].attention.query.out_features % self.heads:
+                raise ValueError(f"--relation-heads {self.heads} does not divide the "
+                                 f"{model.layers[-1].attention.query.out_features} numbers of a query: give another")
         self.args, self.teacher = args, [teacher]  # in a list: its weights are not ours to train or to save
         self.mapping = dict(enumerate(layer_map(len(student.layers), len(teacher.layers), args.layer_map)))
         widths = student.config.hidden_size, teacher.config.hidden_size
@@ -136,7 +145,7 @@ class InnerLosses(nn.Module):
         if args.relations:  # MiniLM: the last mapped block alone
             ours, theirs = list(self.mapping.items())[-1]
             loss += args.relations * sum(relation_loss(inner[kind][ours], wanted[kind][theirs], mask,
-                                                       args.relation_heads) for kind in ("query", "key", "value")) / 3
+                                                       self.heads) for kind in ("query", "key", "value")) / 3
         return loss
 
 
@@ -172,8 +181,8 @@ def open_student(name, teacher, data, args):
             raise ValueError(f"--words {args.words} is for recurrent students; {name} has its teacher's words")
         source = to_dense(teacher.model)
         if source.config.stored_forms or not isinstance(source, Encoder):
-            raise ValueError(f"--student {name}: the layers of an int8 teacher cannot be trained; take its fp32 "
-                             "parent, or a student of another kind")
+            raise ValueError(f"--student {name}: only the layers of an fp32 encoder can be trained; take such a "
+                             "teacher, or a student of another kind")
         student = student_of_teacher(name, source)
         prepare_for_training(student, args)
         return student, teacher.tokenizer
@@ -184,16 +193,22 @@ def open_student(name, teacher, data, args):
     return student, tokenizer
 
 
-def more_texts(args, teacher, known):
-    """Texts without labels: the rows of --unlabelled files, and --augment new versions of each known text."""
-    texts = []
+def more_texts(args, teacher, data):
+    """Texts without labels: the rows of --unlabelled files, and --augment new versions of each training text.
+
+    What is held out stays held out, also without its label.
+    """
+    texts, known = [], data.train.texts
+    held_out = {text_key(text) for split in (data.validation, data.test) if split for text in split.texts}
     for name in args.unlabelled:
-        rows = [text for _, text, problem in read_texts(name, args.text) if problem is None and text.strip()]
-        print(f"--unlabelled {name}: {len(rows):,} texts")
-        texts += rows
+        rows = list(read_texts(name))
+        found = [text for _, text, problem in rows if problem is None and text.strip()]
+        allowed = [text for text in found if text_key(text) not in held_out]
+        print(f"--unlabelled {name}: {len(allowed):,} texts; left out: {len(rows) - len(found):,} rows without a text, "
+              f"{len(found) - len(allowed):,} that are validation or test texts")
+        texts += allowed
     if args.augment:
-        table = to_dense(teacher.model).embeddings.word.weight.detach()
-        synonyms = similar_words(table, teacher.tokenizer, known)
+        synonyms = similar_words(word_table(teacher.model), teacher.tokenizer, known)
         texts += augment(known, args.augment, seed=args.seed, synonyms=synonyms)
         print(f"--augment {args.augment}: {len(texts):,} texts without a label in all; the teacher labels them")
     return texts
@@ -247,11 +262,12 @@ def parse_args(argv=None):
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--loss", choices=["soft", "mse", "decoupled"], default="soft", help="how soft targets are met")
     parser.add_argument("--temperature", type=float, default=2.0, help="softens both distributions; 1: plain softmax")
-    parser.add_argument("--alpha", type=fraction, default=0.5, help="weight of the soft targets; 0: no teacher, labels only")
+    parser.add_argument("--alpha", type=fraction, default=0.5, help="weight of the soft targets; 0: no teacher")
     parser.add_argument("--hidden", type=not_negative, default=0.0, help="of the hidden states' distance; 0: off")
     parser.add_argument("--attention", type=not_negative, default=0.0, help="of the attention scores' distance; 0: off")
     parser.add_argument("--relations", type=not_negative, default=0.0, help="of MiniLMv2's relations; 0: off")
-    parser.add_argument("--relation-heads", type=positive_int, default=12, help="heads for --relations")
+    parser.add_argument("--relation-heads", type=positive_int,
+                        help="heads for --relations (default: as many as the teacher has)")
     parser.add_argument("--layer-map", choices=["uniform", "last"], default="uniform",
                         help="which of the teacher's layers each of the student's learns from")
     parser.add_argument("--unlabelled", nargs="+", default=[], metavar="FILE", help="files of texts for the teacher "
@@ -271,6 +287,17 @@ def parse_args(argv=None):
             args.weights = [float(weight) for weight in args.weights.split(",")]
         except ValueError:
             parser.error(f"--weights {args.weights} is not one of {', '.join(WEIGHTS)}, nor numbers like 0.7,0.3")
+    several, inner = len(args.teacher) > 1, args.hidden or args.attention or args.relations
+    if not isinstance(args.weights, str) and len(args.weights) != len(args.teacher):
+        parser.error(f"--weights has {len(args.weights)} numbers for {len(args.teacher)} teachers")
+    for flag, wanted, why in (
+            ("weights", several, "there is one teacher"), ("relation_heads", args.relations, "it wants --relations"),
+            ("layer_map", inner, "it wants --hidden, --attention or --relations"),
+            ("loss", args.alpha, "--alpha 0 is labels only"), ("hidden", args.alpha, "--alpha 0 is labels only"),
+            ("attention", args.alpha, "--alpha 0 is labels only"),
+            ("relations", args.alpha, "--alpha 0 is labels only")):
+        if getattr(args, flag) != parser.get_default(flag) and not wanted:
+            parser.error(f"--{flag.replace('_', '-')} does nothing here: {why}")
     if args.control and args.alpha == 0:
         parser.error("--control is the student without a teacher, and --alpha 0 is the same: drop one")
     return args
@@ -290,10 +317,12 @@ def main(argv=None, after_epoch=None):
                       and tokenizer.same_as(teachers[0].tokenizer)):
         raise ValueError("--hidden, --attention and --relations compare token by token: teacher and student must be "
                          "encoders with the same tokenizer, for example --student teacher:layers=0,2,5")
+    if inner:
+        InnerLosses(student, teachers[0].model, args)  # what is impossible shows before the work
 
     # What there is to learn from: texts, labels (-1: none) and what the teachers say.
     labels, val_labels = list(data.train.labels), torch.tensor(data.validation.labels)
-    texts = data.train.texts + more_texts(args, teachers[0], data.train.texts)
+    texts = data.train.texts + more_texts(args, teachers[0], data)
     labels += [-1] * (len(texts) - len(labels))
     teacher_logits, teacher_score = torch.zeros(len(texts), len(data.label_names)), None
     if args.alpha > 0:
@@ -312,7 +341,7 @@ def main(argv=None, after_epoch=None):
         student.to(device)
         val_ids = encode(tokenizer, data.validation, args, student)
         rows, alpha = range(len(texts)), args.alpha
-        if role == "alone" or alpha == 0:  # the labelled texts only, again and again until the number of steps is the same
+        if role == "alone" or alpha == 0:  # labelled texts only, again and again until the steps are as many
             rows, alpha = [row % len(data.train) for row in rows], 0.0
         all_ids = tokenizer(texts, min(args.max_length, student.config.max_length))
         print(f"{role}, seed {seed}: {count_parameters(student):,} parameters, {len(rows):,} texts an epoch")
@@ -329,19 +358,21 @@ def main(argv=None, after_epoch=None):
         return student, tokenizer, log.history, scores(logits, data.validation.labels)
 
     roles = {"student": args.out} | ({"alone": f"{args.out}-alone"} if args.control else {})
-    found, first = {role: [] for role in roles}, {}
+    found, runs = {role: [] for role in roles}, {}
     for seed in range(args.seed, args.seed + args.seeds):
         for role in roles:
             student, tokenizer, history, validation = train_one(role, seed)
             found[role].append(validation)
-            first.setdefault(role, (student, tokenizer, history))
-    for role, (student, tokenizer, history) in first.items():
-        save_model(student, tokenizer, roles[role], provenance(
-            "distill.py", args, argv, parent=args.teacher[0], data=data, history=history, validation=found[role][0],
-            teachers=args.teacher, student=args.student, control=role == "alone", texts=len(texts), seeds=found))
+            if role not in runs:  # the first seed's model is kept, at once
+                runs[role] = provenance("distill.py", args, argv, parent=args.teacher[0], data=data, history=history,
+                                        validation=validation, teachers=args.teacher, student=args.student,
+                                        control=role == "alone", texts=len(texts))
+                save_model(student, tokenizer, roles[role], runs[role])
+    for role, run in runs.items():
+        write_json(run | {"seeds": found}, Path(roles[role]) / "run.json")
     print_comparison({role: [row["macro_f1"] for row in rows] for role, rows in found.items()}, teacher_score)
     print(f"next: python evaluate.py {args.teacher[0]} {args.out}{f' {args.out}-alone' * args.control} "
-          f"--data {args.data} --out runs/report")
+          f"{data_flags(args)} --out runs/report")
 
 
 def print_comparison(found, teacher_score):

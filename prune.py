@@ -64,12 +64,14 @@ from sparsity import (
     to_dense,
     wanda_scores,
 )
+from table_utils import read_texts
 from train_utils import (
     Optimizer,
     TrainingLog,
     add_common_flags,
     add_training_flags,
     autocast,
+    data_flags,
     encode,
     fraction,
     not_negative,
@@ -150,9 +152,7 @@ def recover(model, train_ids, targets, validate, args, pad_id, log, sparsifier):
             optimizer.step(loss)
             sparsifier.after_step()
             log.batch(loss)
-        log.add(epoch, validate(model))
-        if not sparsifier.at_target():  # a model that is still too dense must not count as the best
-            log.start_over(model, {"macro_f1": -1.0})
+        log.add(epoch, validate(model), counts=sparsifier.at_target())  # what is still too dense cannot be the best
     if not sparsifier.at_target():
         raise ValueError("training stopped before the asked sparsity was reached: give it more --minutes")
     log.restore_best()
@@ -191,6 +191,8 @@ def parse_args(argv=None):
     parser.add_argument("--layers", help="keep so many layers (the least harmful go), or these: 0,2,5")
     parser.add_argument("--vocab", type=positive_int, metavar="MIN_COUNT",
                         help="keep the tokens that occur so often in the training texts")
+    parser.add_argument("--vocab-texts", nargs="+", default=[], metavar="FILE", help="with --vocab: files of further "
+                        "texts whose tokens count (default: none)")
     parser.add_argument("--characters", choices=["all", "seen"], default="all",
                         help="with --vocab: single characters of all scripts stay, or those that the texts use")
     parser.add_argument("--sparsity", type=fraction, help="share of single weights that goes: bytes, no time")
@@ -204,7 +206,8 @@ def parse_args(argv=None):
                         "(default: neither)")
     parser.add_argument("--importance", choices=list(IMPORTANCE), default="fisher", help="how units are ranked")
     parser.add_argument("--scope", choices=["global", "layer"], default="global",
-                        help="rank the units of all layers together, or keep the same share of each (--heads, --ffn)")
+                        help="rank the units (--heads, --ffn) or weights (--sparsity) of all layers together, or "
+                        "keep the same share of each")
     parser.add_argument("--label-free", action="store_true", help="use the model's own answers in place of labels")
     parser.add_argument("--refit", action="store_true", help="without training: swap units that double each "
                         "other, and solve for the matrices that read those that stay")
@@ -238,6 +241,7 @@ def parse_args(argv=None):
             ("steps", args.units, "it is about heads and neurons: give it --flops or --heads"),
             ("round_to", args.budget, "it wants a budget: --flops, --latency or --size-mb"),
             ("characters", args.vocab, "it wants --vocab"),
+            ("vocab_texts", args.vocab, "it wants --vocab"),
             ("method", args.sparse, "it wants --sparsity"),
             ("also", args.sparse, "it wants --sparsity"),
             ("strength", args.method == "soft-movement", "it wants --method soft-movement"),
@@ -278,8 +282,10 @@ def main(argv=None, after_epoch=None):
     # 1. Tokens: the tokenizer and the embedding table shrink together.
     model = original
     if args.vocab:
+        more = [text for name in args.vocab_texts for _, text, problem in read_texts(name) if problem is None]
         model, tokenizer, report["vocabulary"] = shrink_vocabulary(
-            model, tokenizer, data.train.texts, args.vocab, args.max_length, args.characters, data.validation.texts)
+            model, tokenizer, data.train.texts + more, args.vocab, args.max_length, args.characters,
+            data.validation.texts)
         v = report["vocabulary"]
         print(f"vocabulary: {v['tokens_before']:,} -> {v['tokens_after']:,} tokens, "
               f"{v['embedding_bytes_saved'] / 1e6:.1f} MB less; {v['changed_texts']:,} of {v['checked_texts']:,} "
@@ -340,9 +346,7 @@ def main(argv=None, after_epoch=None):
     sparsifier = sparsifier_for(args, model, texts, steps)
     print(f"pruned in {time.monotonic() - started:.0f} s, without training" if not args.epochs else "training ...")
     if args.epochs:
-        log.start_over(model, validate(model))
-        if not sparsifier.at_target():
-            log.start_over(model, {"macro_f1": -1.0})
+        log.start_over(model, validate(model) if sparsifier.at_target() else None)
         recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, sparsifier)
     logits = predict(model, encode(tokenizer, data.validation, args, model), args.batch_size, tokenizer.pad_id)
     after = scores(logits, data.validation.labels)
@@ -352,13 +356,14 @@ def main(argv=None, after_epoch=None):
         print(f"sparsity {report['sparsity']:.1%} of the prunable weights, stored as bitmap + values: bytes are "
               "saved, time is not, because dense kernels multiply by zeros like by any number")
     report["speedup"] = {f"batch {size}": time_ratio(model, original, train_ids, size, tokenizer.pad_id)
-                         for size in (1, 32)}
+                         for size in sorted({1, 32, args.batch_size})}
     if args.budget:
         curve, asked, full = cost
         spent = curve.total(model.config.heads_per_layer, model.config.neurons_per_layer)
         report["budget"] = {"unit": curve.unit, "asked": asked, "predicted": spent, "unpruned": full}
         print(f"budget: asked {asked:,.4g} {curve.unit} ({asked / full:.1%} of the unpruned), predicted {spent:,.4g} "
-              f"({spent / full:.1%}), measured at batch 32 {1 / report['speedup']['batch 32']:.1%} of the time")
+              f"({spent / full:.1%}), measured at batch {args.batch_size} "
+              f"{1 / report['speedup'][f'batch {args.batch_size}']:.1%} of the time")
     save_model(model, tokenizer, args.out, provenance(
         "prune.py", args, argv, parent=args.model, data=data, history=log.history, validation=after, pruning=report))
     log.finish(logits, data.validation.labels, data.label_names)
@@ -370,7 +375,7 @@ def main(argv=None, after_epoch=None):
           f"{'pruned':<10}{count_parameters(model):>14,}{after['macro_f1']:>10.4f}"
           f"{after['macro_f1'] / max(before['macro_f1'], 1e-9):>8.1%}\n"
           f"faster: " + ", ".join(f"{ratio:.2f} x at {batch}" for batch, ratio in report["speedup"].items())
-          + f"\nnext: python quantize.py --model {args.out} --out {args.out}-int8 --data {args.data}")
+          + f"\nnext: python quantize.py --model {args.out} --out {args.out}-int8 {data_flags(args)}")
 
 
 def describe(model):

@@ -249,7 +249,8 @@ class ClusteredWeights(nn.Module):
     def __init__(self, module, codebook, indices):
         super().__init__()
         self.table, self.bias = isinstance(module, nn.Embedding), getattr(module, "bias", None)
-        self.codebook = nn.Parameter(codebook.clone())
+        trained = getattr(getattr(module, "weight", None), "requires_grad", True)  # --freeze holds for clusters too
+        self.codebook = nn.Parameter(codebook.clone(), requires_grad=trained)
         self.register_buffer("indices", indices)
         self.register_buffer("free", (codebook != 0).float())
 

@@ -49,6 +49,7 @@ from train_utils import (
     add_common_flags,
     add_training_flags,
     autocast,
+    data_flags,
     encode,
     fraction,
     open_data,
@@ -123,7 +124,7 @@ def store(module, form, args, hessian=None):
     if form in ("int8-weights", "int4", "gptq"):
         return store_groups(module, 8 if form == "int8-weights" else 4, args.group_size, hessian)
     direct = {"fp16": layers.Float16Matrix, "bf16": layers.BFloat16Matrix, "nf4": layers.NF4Matrix}
-    return direct[form].from_float(module)
+    return direct[form].from_float(module, *([args.group_size] if form == "nf4" else []))
 
 
 def store_all(model, forms, args, texts=()):
@@ -244,7 +245,8 @@ def print_bytes(small, model):
     if clustered := [module for module in small.modules() if isinstance(module, layers.ClusteredMatrix)]:
         weights = sum(module.num_weights for module in clustered)
         zipped = sum(module.bits_per_weight * module.num_weights for module in clustered) / weights
-        packed = sum((module.numbers[0] - 1).bit_length() * module.num_weights for module in clustered) / weights
+        packed = sum((k - 1).bit_length() * module.num_weights + 32 * k for module in clustered
+                     for k in module.numbers[:1]) / weights
         print(f"clusters: {zipped:.2f} bits a weight zipped, as they are in the file; only packed: {packed:.2f}")
 
 
@@ -260,15 +262,17 @@ def batch_mate_flips(model, ids, batch_size, pad_id):
 def fp32_bytes(model, tokenizer):
     """The bytes of the float model's file, written for the purpose: the parent may be a .bin or on the Hub."""
     with tempfile.TemporaryDirectory() as folder:
-        save_model(to_dense(model), tokenizer, f"{folder}/fp32", run={})
+        save_model(to_dense(model, quiet=True), tokenizer, f"{folder}/fp32", run={})
         return file_bytes(f"{folder}/fp32")["model"]
 
 
 def speed(model, fp32, ids, args, pad_id):
     """{batch size: time of the model / time of fp32}; an error where int8 is slower and nobody insists."""
-    ratios = {size: 1 / time_ratio(model, fp32, ids, size, pad_id) for size in sorted({1, args.batch_size})}
-    print("time / fp32: " + ", ".join(f"{ratio:.2f} at batch {size}" for size, ratio in ratios.items()))
     int8 = isinstance(model, nn.Module) and any(isinstance(module, layers.Int8Linear) for module in model.modules())
+    ratios = {size: 1 / time_ratio(model, fp32, ids, size, pad_id) for size in sorted({1, args.batch_size})}
+    if not int8 and isinstance(model, nn.Module):
+        print("this saves bytes, not time: the matrices become floats when the model is opened")
+    print("time / fp32: " + ", ".join(f"{ratio:.2f} at batch {size}" for size, ratio in ratios.items()))
     if int8 and min(ratios.values()) > 1:
         message = (f"int8 is slower than fp32 here, {min(ratios.values()):.2f} x the time at best ({hardware_line()})")
         if not args.force:
@@ -288,7 +292,8 @@ def measure(model, fp32, ids, labels, args, pad_id):
           + "\n".join(f"{name:<6}{s['macro_f1']:>10.4f}{s['accuracy']:>10.4f}" for name, s in result.items()))
     print(f"{changed} of {len(ids):,} labels differ from fp32; {flips} of {len(ids[:500])} labels depend on the batch "
           f"(logits by up to {difference:.2g})")
-    if len(set(logits["new"].argmax(-1).tolist())) == 1 < len(set(labels)):
+    classes = {name: len(set(value.argmax(-1).tolist())) for name, value in logits.items()}
+    if classes["new"] == 1 < classes["fp32"]:
         print("WARNING: the quantized model answers one class for every text: it is broken; keep fp32")
     return {"validation": result["new"], "fp32": result["fp32"], "labels_changed": changed,
             "divergence": divergence(*logits.values()), "batch_mate_flips": flips, "batch_mate_texts": len(ids[:500])}
@@ -304,7 +309,8 @@ def parse_args(argv=None):
                         help="one form for all; dynamic is torch.ao's int8; onnx* and openvino* export the graph")
     parser.add_argument("--plan", metavar="PART=FORM,...", help="a form for each part, in place of --method: parts "
                         f"are embeddings, encoder, head, layers.3.ffn ...; forms are {', '.join(FORMS)}")
-    parser.add_argument("--group-size", type=positive_int, default=64, help="weights that share a scale (int4, gptq)")
+    parser.add_argument("--group-size", type=positive_int, default=64,
+                        help="weights that share a scale (int4, int8-weights, gptq, nf4)")
     parser.add_argument("--clusters", type=positive_int, default=16, help="levels of a clustered matrix, 2 to 256")
     parser.add_argument("--init", choices=["linear", "density", "kmeans++"], default="linear",
                         help="where the centroids start")
@@ -322,13 +328,25 @@ def parse_args(argv=None):
     add_training_flags(parser, epochs=0, lr=1e-4)
     add_common_flags(parser, data_required=False)
     args = parser.parse_args(argv)
-    if args.plan and args.method != "dynamic":
+    if args.plan is not None and args.method != "dynamic":
         parser.error("--plan and --method are two ways to say one thing: give one")
-    args.plan = "" if args.method in runtimes.FORMS else args.plan or METHODS[args.method]
+    if args.plan is None:
+        args.plan = METHODS.get(args.method, "")
     if args.keep_layers and args.method in runtimes.FORMS:
         parser.error(f"--keep-layers is not for --method {args.method}")
     if args.keep_layers and args.keep_layers != "auto":  # which is but a longer plan
         args.plan += "".join(f",{name}={args.keep_as}" for name in args.keep_layers.split(","))
+    forms = {piece.rpartition("=")[2] for piece in args.plan.split(",")}
+    for flag, wanted, why in (
+            ("group_size", forms & {"int4", "int8-weights", "gptq", "nf4"}, "no form with groups is asked for"),
+            ("clusters", "clusters" in forms, "it wants --method clusters"),
+            ("init", "clusters" in forms, "it wants --method clusters"),
+            ("engine", "int8" in forms, "it is for int8"),
+            ("keep_as", args.keep_layers, "it wants --keep-layers"),
+            ("max_drop", args.keep_layers == "auto", "it wants --keep-layers auto"),
+            *((flag, args.epochs, "it is for training: give --epochs") for flag in ("lr", "freeze", "dropout"))):
+        if getattr(args, flag) != parser.get_default(flag) and not wanted:
+            parser.error(f"--{flag.replace('_', '-')} does nothing here: {why}")
     if args.epochs and "=clusters" not in args.plan:
         parser.error("--epochs trains the centroids of clusters: give it --method clusters")
     if args.epochs and args.keep_layers == "auto":
@@ -352,9 +370,10 @@ def compress(model, args, data, encoded, pad_id):
         engine = layers.pick_engine(args.engine)
         layers.use_engine(engine)
         print(f"int8 engine: {engine}, activations in {7 if layers.overflows(engine) else 8} bits")
-    model = copy.deepcopy(model)
+    model, sparse = copy.deepcopy(model), {}
     for name in forms:
         if isinstance(module := model.get_submodule(name), layers.SparseLinear):  # its zeros may become other numbers
+            sparse[name] = module
             layers.replace_module(model, name, layers.to_float(module))
             del model.config.stored_forms[name]
     texts = []
@@ -383,6 +402,7 @@ def compress(model, args, data, encoded, pad_id):
             print(f"  {name:<46}{moved:>10.5f}{rise:>+20.5f}")
         report["sensitivity"] = ranking
         stored, report["kept"] = keep_worst(model, stored, args, ranking, validate, engine)
+        stored = {name: sparse[name] for name in report["kept"] if name in sparse} | stored
     return assemble(model, stored, engine), report
 
 
@@ -417,7 +437,8 @@ def main(argv=None):
         else:
             small, report = compress(model, args, data, encoded, pad_id)
         # Milliseconds first, because int8 that is slower is not written; made-up texts will do for the clock.
-        ids = encoded(data.validation) if data else torch.randint(model.config.vocab_size, (64, 24)).tolist()
+        ids = encoded(data.validation) if data else torch.randint(
+            model.config.vocab_size, (64, min(24, model.config.max_length))).tolist()
         report["latency_ratio"] = speed(small, model, ids, args, pad_id)
         if data is not None:
             report |= measure(small, model, ids, data.validation.labels, args, pad_id)
@@ -428,7 +449,7 @@ def main(argv=None):
         print_bytes(small, model)
     before, after = fp32_bytes(model, tokenizer), file_bytes(args.out)["model"]
     print(f"{args.out}: {after / 1e6:.2f} MB, fp32 {before / 1e6:.2f} MB, {after / before:.1%}\n"
-          f"next: python evaluate.py {args.model} {args.out} --data {args.data or 'DATA'} --out runs/report")
+          f"next: python evaluate.py {args.model} {args.out} {data_flags(args) or '--data DATA'} --out runs/report")
 
 
 if __name__ == "__main__":

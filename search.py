@@ -45,7 +45,7 @@ SPACE = {
     "--weight-decay": lambda trial, depth: trial.suggest_float("weight-decay", 1e-4, 0.1, log=True),
     "--warmup": lambda trial, depth: trial.suggest_float("warmup", 0.0, 0.3),
     "--dropout": lambda trial, depth: trial.suggest_float("dropout", 0.0, 0.3),
-    "--freeze": lambda trial, depth: trial.suggest_int("freeze", 0, depth - 1),
+    "--freeze": lambda trial, depth: trial.suggest_int("freeze", 0, max(0, depth - 1)),
 }
 
 

@@ -324,14 +324,15 @@ def store_sparse(model):
     return model
 
 
-def to_dense(model):
+def to_dense(model, quiet=False):
     """The model with plain nn.Linear matrices, zeros and all, for what wants floats: training, export, cutting."""
     if not isinstance(model, nn.Module):
         raise ValueError("this is an exported graph, which can only be run: take the model that it was made from")
     sparse = [name for name, module in model.named_modules() if isinstance(module, layers.SparseLinear)]
     if not sparse:
         return model
-    print(f"{len(sparse)} sparse matrices are dense from here on: their zeros may become other numbers")
+    if not quiet:
+        print(f"{len(sparse)} sparse matrices are dense from here on: their zeros may become other numbers")
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, layers.SparseLinear):

@@ -27,6 +27,7 @@ from train_utils import (
     add_common_flags,
     add_training_flags,
     autocast,
+    data_flags,
     encode,
     fraction,
     open_data,
@@ -106,7 +107,7 @@ def main(argv=None, after_epoch=None):
         "train.py", args, argv, parent=args.model, data=data, history=log.history, validation=validation))
     log.finish(logits, data.validation.labels, data.label_names)
     print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}\n"
-          f"next: python prune.py --model {args.out} --data {args.data} --out {args.out}-pruned "
+          f"next: python prune.py --model {args.out} {data_flags(args)} --out {args.out}-pruned "
           + ("--heads 0.5 --ffn 0.5" if isinstance(model, Encoder) else "--vocab 2"))
 
 

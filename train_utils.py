@@ -27,7 +27,7 @@ import recurrent
 from data_utils import align_labels, batches, load_dataset, take
 from file_utils import read_json
 from hub_utils import repository
-from measure_utils import hardware, time_interleaved
+from measure_utils import MODEL_FILES, hardware, time_interleaved
 from model_utils import RECIPES, load_model, model_from_scratch
 from sparsity import to_dense
 
@@ -176,7 +176,7 @@ def open_model(name, data, args, words=None, **options):
         if words:
             source, tokenizer = load_model(words, label_names=data.label_names)
             model = recurrent.build(name, tokenizer.vocab_size, tokenizer.pad_id, data.label_names)
-            recurrent.start_from(model, to_dense(source).embeddings.word.weight[:tokenizer.vocab_size])
+            recurrent.start_from(model, word_table(source)[:tokenizer.vocab_size])
         else:
             model, tokenizer = model_from_scratch(name, data.train.texts, data.label_names)
     else:
@@ -188,10 +188,16 @@ def open_model(name, data, args, words=None, **options):
     return model, tokenizer, data
 
 
+def word_table(model):
+    """The word vectors (V, d) of a model in floats, in whatever form they are stored."""
+    word = model.embeddings.word
+    return word.weight.detach() if isinstance(word, torch.nn.Embedding) else word.dequantize()
+
+
 def prepare_for_training(model, args):
     """Apply --dropout and --freeze."""
     if model.config.stored_forms:
-        raise ValueError("a model that is stored in int8 cannot be trained: train its fp32 parent")
+        raise ValueError("a quantized model cannot be trained: train its fp32 parent")
     if args.dropout is not None:
         for module in model.modules():
             if hasattr(module, "dropout"):
@@ -202,6 +208,13 @@ def prepare_for_training(model, args):
     if args.freeze:
         for part in (model.embeddings, *model.layers[:args.freeze]):
             part.requires_grad_(False)
+
+
+def data_flags(args):
+    """The flags with which another verb finds the same data, for the command that a script proposes next."""
+    given = [("--data", args.data), ("--data-dir", args.data_dir if args.data_dir != "data" else None),
+             ("--text", args.text), ("--label", args.label)]
+    return " ".join(f"{flag} {shlex.quote(value)}" for flag, value in given if value)
 
 
 def encode(tokenizer, split, args, model):
@@ -302,29 +315,29 @@ class TrainingLog:
         if self.tracker and len(self.losses) % 10 == 1:
             self.tracker.log({"train/loss": self.losses[-1]})
 
-    def add(self, epoch, scores):
-        """Record an epoch: print it, keep the weights if they are the best so far."""
+    def add(self, epoch, scores, counts=True):
+        """Record an epoch: print it, keep the weights if they are the best so far and count (prune.py)."""
         row = {"epoch": epoch, "loss": float(np.mean(self.losses)), **scores,
                "seconds": round(time.monotonic() - self.started, 1)}
         self.history.append(row)
-        better = scores["macro_f1"] > self.best
+        better = counts and scores["macro_f1"] > self.best
         print(f"epoch {epoch}/{self.args.epochs} | loss {row['loss']:.4f} | validation macro-F1 "
               f"{scores['macro_f1']:.4f} accuracy {scores['accuracy']:.4f} | {row['seconds']:.0f} s"
               + (" *" if better else ""), flush=True)
         if better:
             self.best, self.since_best = scores["macro_f1"], 0
             self.best_weights = copy_weights(self.model)
-        else:
+        elif counts:
             self.since_best += 1
         if self.tracker:
             self.tracker.log({"epoch": epoch, **{f"validation/{k}": v for k, v in scores.items()}})
         if self.after_epoch:
             self.after_epoch(epoch, scores)
 
-    def start_over(self, model, scores):
-        """From now on `model` is in training; as it stands it scores `scores`, and that is the best so far."""
-        self.model, self.best, self.since_best = model, scores["macro_f1"], 0
-        self.best_weights = copy_weights(model)
+    def start_over(self, model, scores=None):
+        """From now on `model` is in training; as it stands it scores `scores` (None: does not count)."""
+        self.model, self.best, self.since_best = model, scores["macro_f1"] if scores else -1.0, 0
+        self.best_weights = copy_weights(model) if scores else None
 
     def restore_best(self):
         if self.best_weights:
@@ -411,7 +424,7 @@ def parent_of(name):
     if name.split(":")[0] in RECIPES:
         return {"name": name}
     find = repository(name)
-    for weights in ("model.safetensors", "pytorch_model.bin"):
+    for weights in (*reversed(MODEL_FILES), "pytorch_model.bin"):  # OpenVINO's numbers are in its .bin
         if path := find(weights):
             return {"name": name, "sha256": sha256(path)}
         if path := find(f"{weights}.index.json"):  # in shards

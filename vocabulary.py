@@ -172,6 +172,9 @@ def changed_texts(tokenizer, smaller, kept_ids, texts, max_length=128):
 def shrink_embedding(model, kept_ids):
     """A copy of the model with only these rows of its embedding, and the ids in its config renumbered."""
     word = model.embeddings.word
+    if hasattr(model.embeddings, "ngram"):
+        raise ValueError("a bag of n-grams finds its n-grams by the numbers of their tokens, which pruning the "
+                         "vocabulary changes: give --vocab to a model with ngrams=1, or train it again on fewer words")
     if not isinstance(word, nn.Embedding):
         raise ValueError("this model's embedding is stored in a compressed form: prune the vocabulary of its parent "
                          "and compress it afterwards")

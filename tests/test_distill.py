@@ -1,5 +1,6 @@
 """The distillation loss against a computation by hand, and what surrounds it."""
 
+import argparse
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from conftest import LABELS, TEXTS, random_model
 
 import distill
+import teachers
 from distill import kd_loss, student_of_teacher
 from encoder import with_width
 from model_utils import load_model, save_model
@@ -241,3 +243,89 @@ def test_teachers_of_different_tasks_are_refused(folder, tokenizer):
     save_model(random_model(vocab_size=60, label_names=["bad", "good"]), tokenizer, folder / "binary", run={})
     with pytest.raises(ValueError, match="binary knows the labels bad, good"):
         run(folder, "--student", "bag", teachers=("teacher", "binary"))
+
+
+def test_inner_losses_are_the_sum_of_their_parts_and_zero_against_oneself(padded_batch):
+    from data_utils import make_batch
+    from distillation import hidden_loss, relation_loss
+    batch = make_batch([[2, 7, 9, 3], [2, 30, 3], [2, 8, 41, 6, 3]], [0, 1, 2], [0, 1, 2], 0)
+    student, teacher = random_model(seed=1), random_model(seed=2)
+
+    def value(model, **weights):
+        args = argparse.Namespace(**{"hidden": 0, "attention": 0, "relations": 0, "layer_map": "uniform",
+                                     "relation_heads": None} | weights)
+        losses = distill.InnerLosses(model, teacher, args)
+        with losses.listen(model) as inner:
+            model(batch.input_ids, batch.attention_mask)
+            return losses(model, inner, batch)
+    assert value(teacher, hidden=1, attention=1, relations=1) == pytest.approx(0, abs=1e-5)
+    parts = [value(student, **{name: 1}) for name in ("hidden", "attention", "relations")]
+    assert all(part > 0.01 for part in parts)
+    total = value(student, hidden=2, attention=3, relations=4)
+    torch.testing.assert_close(total, 2 * parts[0] + 3 * parts[1] + 4 * parts[2])
+    with distill.capture(student) as ours, distill.capture(teacher) as theirs:
+        student(batch.input_ids, batch.attention_mask)
+        teacher(batch.input_ids, batch.attention_mask)
+    mask = batch.attention_mask
+    by_hand = sum(hidden_loss(ours["hidden"][i], theirs["hidden"][i], mask) for i in range(4))
+    torch.testing.assert_close(parts[0], by_hand)
+    torch.testing.assert_close(parts[2], sum(relation_loss(ours[kind][3], theirs[kind][3], mask, 4)
+                                             for kind in ("query", "key", "value")) / 3)
+
+
+def test_inner_losses_are_part_of_the_loss_that_is_trained(folder):
+    losses = [run(folder, "--student", "teacher:layers=0,1", "--lr", 0, *flags)[1]["history"][0]["loss"]
+              for flags in ([], ["--hidden", 1])]
+    assert losses[1] > losses[0] + 0.1
+
+
+def test_a_boastful_teacher_is_calibrated_before_it_is_heard():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (200,))
+    good = 2 * F.one_hot(labels, 3) + torch.randn(200, 3)
+    bad = F.one_hot(labels, 3) + torch.randn(200, 3)
+    plain = teachers.combine(torch.stack([good, bad]), torch.stack([good, bad]), labels, labels, "mean", 2.0)
+    loud = teachers.combine(torch.stack([good, 10 * bad]), torch.stack([good, 10 * bad]), labels, labels, "mean", 2.0)
+    torch.testing.assert_close(loud, plain, atol=1e-2, rtol=1e-2)
+
+
+def test_texts_that_are_held_out_are_left_out_of_the_unlabelled(folder, capsys):
+    (folder / "more.txt").write_text("\n".join([*(f"{text} {i}" for i, text in enumerate(TEXTS * 6)), "a new text"]))
+    run(folder, "--student", "bag", "--unlabelled", folder / "more.txt")
+    assert "7 that are validation or test texts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--weights", "0.7,0.3"], "2 numbers for 1 teachers"), (["--weights", "entropy"], "there is one teacher"),
+    (["--alpha", "0", "--loss", "mse"], "labels only"), (["--relation-heads", "4"], "wants --relations"),
+    (["--alpha", "0", "--control"], "drop one"), (["--weights", "best"], "not one of")])
+def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        distill.parse_args(["--teacher", "a", "--student", "b", "--out", "c", "--data", "demo", *flags])
+    assert message in capsys.readouterr().err
+
+
+def test_relation_heads_that_do_not_divide_are_refused_before_the_teacher_reads_anything(folder):
+    with pytest.raises(ValueError, match="--relation-heads 5 does not divide"):
+        run(folder, "--student", "teacher:layers=0,1", "--relations", 1, "--relation-heads", 5)
+    assert not (folder / "teacher_logits").exists()
+
+
+def test_words_of_a_quantized_model_are_numbers_not_codes(folder):
+    import quantize
+    from train_utils import word_table
+    expected = load_model(folder / "teacher")[0].embeddings.word.weight
+    for method in ("dynamic", "int4", "nf4"):
+        quantize.main(["--model", str(folder / "teacher"), "--out", str(folder / method), "--method", method,
+                       "--force"])
+        torch.testing.assert_close(word_table(load_model(folder / method)[0]), expected, atol=0.2, rtol=0)
+
+
+def test_exported_teacher_that_was_exported_again_is_asked_again(folder):
+    import quantize
+    from train_utils import parent_of
+    hashes = set()
+    for name in ("teacher", "other"):
+        quantize.main(["--model", str(folder / name), "--out", str(folder / "graph"), "--method", "onnx"])
+        hashes.add(parent_of(str(folder / "graph"))["sha256"])
+    assert len(hashes) == 2 and None not in hashes

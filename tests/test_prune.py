@@ -1,5 +1,6 @@
 """Masks and cuts: a zero in a mask, a tensor that is gone and a weight set to zero are one and the same model."""
 
+import json
 import re
 
 import pytest
@@ -12,6 +13,7 @@ import evaluate
 import prune
 import pruning
 import quantize
+import train
 from data_utils import batches
 from measure_utils import file_bytes
 from model_utils import load_model, save_model
@@ -348,6 +350,7 @@ def test_pruned_model_goes_on_through_the_other_verbs(flags, tmp_path, tokenizer
     (["--vocab", "1", "--steps", "4"], "--steps does nothing here"),
     (["--vocab", "1", "--round-to", "8"], "--round-to does nothing here"),
     (["--heads", "0.5", "--characters", "seen"], "--characters does nothing here"),
+    (["--heads", "0.5", "--vocab-texts", "a.txt"], "--vocab-texts does nothing here"),
     (["--layers", "2", "--refit"], "--refit does nothing here"),
     (["--flops", "0.5", "--scope", "layer"], "--scope does nothing here"),
     (["--heads", "0.5", "--teacher", "self"], "--teacher does nothing here"),
@@ -359,3 +362,45 @@ def test_a_flag_that_would_do_nothing_is_refused(flags, message, capsys):
     with pytest.raises(SystemExit):
         prune.parse_args(["--model", "a", "--out", "b", "--data", "demo", *flags])
     assert message in capsys.readouterr().err
+
+
+def test_an_epoch_that_is_still_too_dense_is_never_the_best(tmp_path, tokenizer, monkeypatch):
+    """Validation that likes the first epoch most: the result must have the asked sparsity all the same."""
+    folder, data = make_teacher("bert", tokenizer, tmp_path)
+    answers = iter([0.5, 0.9, 0.8, 0.1, *[0.1] * 9])
+    monkeypatch.setattr(prune, "scores", lambda logits, labels, real=prune.scores: (
+        real(logits, labels) | {"macro_f1": next(answers)}))
+    prune.main(["--model", folder, "--out", str(tmp_path / "out"), "--data", data, "--sparsity", "0.8", "--epochs",
+                "3"])
+    report = json.loads((tmp_path / "out" / "run.json").read_text())["pruning"]
+    assert report["sparsity"] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_recovery_with_teacher_self_learns_probabilities(tmp_path, tokenizer, monkeypatch):
+    folder, data = make_teacher("bert", tokenizer, tmp_path)
+    targets = []
+    monkeypatch.setattr(prune.F, "cross_entropy", lambda logits, target, real=F.cross_entropy, **options: (
+        targets.append(target.is_floating_point()) if logits.requires_grad else None,
+        real(logits, target, **options))[1])
+    for flags in ([], ["--teacher", "self"]):
+        targets.clear()
+        prune.main(["--model", folder, "--out", str(tmp_path / "out"), "--data", data, "--layers", "0,2", "--epochs",
+                    "1", *flags])
+        assert set(targets) == {bool(flags)}
+
+
+def test_bag_of_ngrams_keeps_its_vocabulary_because_its_hashes_depend_on_it(tmp_path, tokenizer):
+    _, data = make_teacher("bert", tokenizer, tmp_path)
+    train.main(["--model", "bag:ngrams=2,buckets=50", "--out", str(tmp_path / "bag"), "--data", data, "--epochs", "1"])
+    with pytest.raises(ValueError, match="bag of n-grams"):
+        prune.main(["--model", str(tmp_path / "bag"), "--out", str(tmp_path / "o"), "--data", data, "--vocab", "1"])
+
+
+def test_tokens_of_further_texts_are_kept(tmp_path, tokenizer):
+    folder, data = make_teacher("bert", tokenizer, tmp_path)
+    (tmp_path / "more.txt").write_text("shop bus nine film\n" * 3)
+    sizes = []
+    for flags in ([], ["--vocab-texts", str(tmp_path / "more.txt")]):
+        prune.main(["--model", folder, "--out", str(tmp_path / "out"), "--data", data, "--vocab", "20", *flags])
+        sizes.append(load_model(tmp_path / "out")[1].vocab_size)
+    assert sizes[1] >= sizes[0]
