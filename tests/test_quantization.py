@@ -189,11 +189,11 @@ def test_moments_in_a_padded_batch_are_those_of_the_texts_one_by_one(family, pad
              for row, n in zip(ids, mask.sum(dim=1).tolist(), strict=True)]
     one_by_one = quantization.input_moments(model, alone, names)
     for name in names:
-        torch.testing.assert_close(together[name], one_by_one[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(together[name], one_by_one[name], rtol=1e-4, atol=2e-5)
         assert together[name].dtype == torch.float64
     # by hand for the first matrix: all 22 real tokens; and for the last layer's queries: the four first ones
     x = model.embeddings(ids)[mask.bool()].double()
-    torch.testing.assert_close(together[names[0]], 2 / 22 * x.T @ x, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(together[names[0]], 2 / 22 * x.T @ x, rtol=1e-4, atol=2e-5)
     assert torch.linalg.matrix_rank(together["layers.2.attention.output"], rtol=1e-5) == 4
     assert torch.linalg.matrix_rank(together["layers.2.attention.key"], rtol=1e-5) > 4
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -334,7 +334,7 @@ def test_gradient_of_many_small_numbers_loses_no_digits():
 @pytest.mark.parametrize("is_table", [False, True], ids=["linear", "table"])
 def test_clustered_weights_compute_and_learn_like_a_layer_with_tied_weights(is_table):
     weight = weights(20, 30)
-    module = nn.Embedding.from_pretrained(weight) if is_table else linear(weight)
+    module = nn.Embedding.from_pretrained(weight, freeze=False) if is_table else linear(weight)
     codebook, indices = quantization.kmeans(weight, 8)
     ours, tied = quantization.ClusteredWeights(module, codebook, indices), codebook.clone().requires_grad_()
     x = torch.tensor([[3, 3, 19], [0, 1, 2]]) if is_table else torch.randn(4, 30)
@@ -354,7 +354,7 @@ def test_trained_centroids_fit_better_keep_zeros_and_are_stored_as_they_are(is_t
     weight = weights(20, 30)
     zeros = weight.abs() < 0.05
     weight[zeros] = 0
-    module = nn.Embedding.from_pretrained(weight) if is_table else linear(weight)
+    module = nn.Embedding.from_pretrained(weight, freeze=False) if is_table else linear(weight)
     layer = quantization.ClusteredWeights(module, *quantization.kmeans(weight, 5))
     x = torch.arange(20) if is_table else torch.randn(200, 30)
     target = module(x).detach() * 1.3 + 0.02
