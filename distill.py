@@ -69,6 +69,7 @@ from train_utils import (
     predict,
     prepare_for_training,
     provenance,
+    refuse_idle_flags,
     run_script,
     scores,
     seed_everything,
@@ -290,14 +291,12 @@ def parse_args(argv=None):
     several, inner = len(args.teacher) > 1, args.hidden or args.attention or args.relations
     if not isinstance(args.weights, str) and len(args.weights) != len(args.teacher):
         parser.error(f"--weights has {len(args.weights)} numbers for {len(args.teacher)} teachers")
-    for flag, wanted, why in (
+    refuse_idle_flags(parser, args, (
             ("weights", several, "there is one teacher"), ("relation_heads", args.relations, "it wants --relations"),
             ("layer_map", inner, "it wants --hidden, --attention or --relations"),
             ("loss", args.alpha, "--alpha 0 is labels only"), ("hidden", args.alpha, "--alpha 0 is labels only"),
             ("attention", args.alpha, "--alpha 0 is labels only"),
-            ("relations", args.alpha, "--alpha 0 is labels only")):
-        if getattr(args, flag) != parser.get_default(flag) and not wanted:
-            parser.error(f"--{flag.replace('_', '-')} does nothing here: {why}")
+            ("relations", args.alpha, "--alpha 0 is labels only")))
     if args.control and args.alpha == 0:
         parser.error("--control is the student without a teacher, and --alpha 0 is the same: drop one")
     return args

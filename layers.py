@@ -426,9 +426,6 @@ class SparseLinear(StoredMatrix):
                              f"{int(stored.sum())} values, there are {len(self.values)}")
         return torch.zeros(self.shape, device=self.values.device).masked_scatter_(stored, self.values)
 
-    def to_linear(self):
-        return to_float(self)
-
 
 class Float16Matrix(StoredMatrix):
     """Each weight rounded to 16 bits: 11 binary digits, so |error| <= 2^-11 |w|, from 6e-5 to 65504."""

@@ -82,6 +82,7 @@ from train_utils import (
     predict,
     prepare_for_training,
     provenance,
+    refuse_idle_flags,
     run_script,
     scores,
     seed_everything,
@@ -234,7 +235,7 @@ def parse_args(argv=None):
         parser.error("--method soft-movement has no --sparsity: its --strength decides how much goes (try 400)")
     if args.method == "2:4" and args.sparsity != 0.5:
         parser.error("--method 2:4 wants --sparsity 0.5: two of every four weights go")
-    for flag, wanted, why in (
+    refuse_idle_flags(parser, args, (
             ("refit", args.units, "it makes up for cut heads and neurons: give it --flops, --latency or --heads"),
             ("label_free", args.units, "it is about the importance of heads and neurons: give it --flops or --heads"),
             ("importance", args.units, "it ranks heads and neurons: give it --flops or --heads"),
@@ -247,9 +248,7 @@ def parse_args(argv=None):
             ("strength", args.method == "soft-movement", "it wants --method soft-movement"),
             ("teacher", args.epochs, "recovery wants --epochs"),
             ("accumulate", "movement" not in (args.method or ""), "movement learns from the gradient of every batch"),
-            ("scope", not args.budget, "a budget weighs the units of all layers together")):
-        if getattr(args, flag) != parser.get_default(flag) and not wanted:
-            parser.error(f"--{flag.replace('_', '-')} does nothing here: {why}")
+            ("scope", not args.budget, "a budget weighs the units of all layers together")))
     args.method = args.method or "gradual"
     if args.sparse and args.method in TRAINED and not args.epochs:
         parser.error(f"--method {args.method} prunes while it trains: give it --epochs, or take --method wanda")

@@ -58,6 +58,7 @@ from train_utils import (
     predict,
     prepare_for_training,
     provenance,
+    refuse_idle_flags,
     run_script,
     scores,
     seed_everything,
@@ -337,16 +338,14 @@ def parse_args(argv=None):
     if args.keep_layers and args.keep_layers != "auto":  # which is but a longer plan
         args.plan += "".join(f",{name}={args.keep_as}" for name in args.keep_layers.split(","))
     forms = {piece.rpartition("=")[2] for piece in args.plan.split(",")}
-    for flag, wanted, why in (
+    refuse_idle_flags(parser, args, (
             ("group_size", forms & {"int4", "int8-weights", "gptq", "nf4"}, "no form with groups is asked for"),
             ("clusters", "clusters" in forms, "it wants --method clusters"),
             ("init", "clusters" in forms, "it wants --method clusters"),
             ("engine", "int8" in forms, "it is for int8"),
             ("keep_as", args.keep_layers, "it wants --keep-layers"),
             ("max_drop", args.keep_layers == "auto", "it wants --keep-layers auto"),
-            *((flag, args.epochs, "it is for training: give --epochs") for flag in ("lr", "freeze", "dropout"))):
-        if getattr(args, flag) != parser.get_default(flag) and not wanted:
-            parser.error(f"--{flag.replace('_', '-')} does nothing here: {why}")
+            *((flag, args.epochs, "it is for training: give --epochs") for flag in ("lr", "freeze", "dropout"))))
     if args.epochs and "=clusters" not in args.plan:
         parser.error("--epochs trains the centroids of clusters: give it --method clusters")
     if args.epochs and args.keep_layers == "auto":

@@ -33,6 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from distillation import svd_table
+
 KINDS = ("lstm", "gru", "xlstm", "rwkv", "bag")
 
 # The formulas ------------------------------------------------------------------------------------------
@@ -566,9 +568,7 @@ def start_from(model, table, rows=None):
                          "must agree and it must be as wide at least; build the model with a smaller embedding")
     if table.shape[1] > word.shape[1]:
         table = table - table.mean(dim=0)  # the mean tells no words apart, but would be the first component
-        # The same V as torch.linalg.svd(table) has, from a matrix of (d, d): 1 s instead of 7 for a BERT of 768.
-        directions = torch.linalg.eigh((table.T @ table).double()).eigenvectors.flip(1)[:, :word.shape[1]]
-        table = table @ directions.float()
+        table, _ = svd_table(table, word.shape[1])
         table = table * (0.1 / table.std())
     word.copy_(table)
     return model

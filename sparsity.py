@@ -336,6 +336,6 @@ def to_dense(model, quiet=False):
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, layers.SparseLinear):
-            layers.replace_module(model, name, module.to_linear())
+            layers.replace_module(model, name, layers.to_float(module))
             del model.config.stored_forms[name]
     return model

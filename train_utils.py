@@ -112,6 +112,16 @@ def add_training_flags(parser, epochs, lr):
                         help="track the run with Weights & Biases")
 
 
+def refuse_idle_flags(parser, args, rules):
+    """A flag that was given and would change nothing is an error: silence would look like an effect.
+
+    rules: (flag, is it wanted?, why it does nothing when it is not)
+    """
+    for flag, wanted, why in rules:
+        if getattr(args, flag) != parser.get_default(flag) and not wanted:
+            parser.error(f"--{flag.replace('_', '-')} does nothing here: {why}")
+
+
 def run_script(main):
     """Run a verb's main; an error of the user's becomes one line on stderr and exit code 1, unless --debug."""
     try:

@@ -398,9 +398,9 @@ def test_bag_of_ngrams_keeps_its_vocabulary_because_its_hashes_depend_on_it(tmp_
 
 def test_tokens_of_further_texts_are_kept(tmp_path, tokenizer):
     folder, data = make_teacher("bert", tokenizer, tmp_path)
-    (tmp_path / "more.txt").write_text("shop bus nine film\n" * 3)
+    (tmp_path / "more.txt").write_text("shop bus nine film\n" * 30)
     sizes = []
     for flags in ([], ["--vocab-texts", str(tmp_path / "more.txt")]):
         prune.main(["--model", folder, "--out", str(tmp_path / "out"), "--data", data, "--vocab", "20", *flags])
         sizes.append(load_model(tmp_path / "out")[1].vocab_size)
-    assert sizes[1] >= sizes[0]
+    assert sizes[1] > sizes[0]

@@ -335,7 +335,7 @@ def sparse_linear(rows=7, columns=13, share=0.6, seed=0):
 def test_packing_is_exact_at_odd_shapes(rows, columns, share):
     linear = sparse_linear(rows, columns, share)
     layer = layers.SparseLinear.from_float(linear)
-    assert torch.equal(layer.dequantize(), linear.weight) and torch.equal(layer.to_linear().weight, linear.weight)
+    assert torch.equal(layer.dequantize(), linear.weight) and torch.equal(layers.to_float(layer).weight, linear.weight)
     assert len(layer.bitmap) == math.ceil(rows * columns / 8) and len(layer.values) == int((linear.weight != 0).sum())
     x = torch.randn(4, columns)
     assert torch.equal(layer(x), linear(x))
