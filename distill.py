@@ -14,8 +14,9 @@ family and tokenizer, and texts without a label (--unlabelled, --augment) teach 
         --student teacher:layers=0,2,5 --data tweet_sentiment_extraction --out runs/tweets/student --lr 1e-4
     ... --student lstm | gru | xlstm | rwkv | bag:ngrams=3     --loss mse | decoupled     --relations 1
 
-`--control` trains the same student with the same number of steps without a teacher, into OUT-alone: what the teacher
-is worth is the difference between the two, never the score of the first alone; --seeds says how sure it is.
+`--control` trains the same student for as many steps without a teacher, on the labelled texts alone (so for more
+epochs, of which it also keeps the best), into OUT-alone: what the teacher is worth is the difference between the two,
+never the score of the first alone; --seeds says how sure it is.
 The losses are in distillation.py, the teachers' answers in teachers.py.
 """
 
@@ -339,19 +340,19 @@ def main(argv=None, after_epoch=None):
         student, tokenizer = open_student(args.student, teachers[0], data, args)
         student.to(device)
         val_ids = encode(tokenizer, data.validation, args, student)
-        rows, alpha = range(len(texts)), args.alpha
-        if role == "alone" or alpha == 0:  # labelled texts only, again and again until the steps are as many
-            rows, alpha = [row % len(data.train) for row in rows], 0.0
-        all_ids = tokenizer(texts, min(args.max_length, student.config.max_length))
-        print(f"{role}, seed {seed}: {count_parameters(student):,} parameters, {len(rows):,} texts an epoch")
+        count, alpha = len(texts), args.alpha
+        if role == "alone" or alpha == 0:  # the labelled texts, which come first: more epochs of fewer steps
+            count, alpha, ratio = len(data.train), 0.0, len(texts) / len(data.train)
+            run_args.epochs, run_args.patience = math.ceil(args.epochs * ratio), math.ceil(args.patience * ratio)
+        ids = tokenizer(texts[:count], min(args.max_length, student.config.max_length))
+        print(f"{role}, seed {seed}: {count_parameters(student):,} parameters, {count:,} texts an epoch")
 
         def validate(model):
             return scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels)
 
         inner_losses = InnerLosses(student, teachers[0].model.to(device), args) if inner and alpha else None
-        log = train_student(student, [all_ids[row] for row in rows], [labels[row] for row in rows], teacher_logits,
-                            validate, run_args, alpha, tokenizer.pad_id, inner_losses,
-                            after_epoch if (role, seed) == ("student", args.seed) else None)
+        log = train_student(student, ids, labels[:count], teacher_logits, validate, run_args, alpha, tokenizer.pad_id,
+                            inner_losses, after_epoch if (role, seed) == ("student", args.seed) else None)
         logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
         log.finish(logits, data.validation.labels, data.label_names)
         return student, tokenizer, log.history, scores(logits, data.validation.labels)

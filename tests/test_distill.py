@@ -213,13 +213,18 @@ def test_teachers_whose_labels_are_ordered_differently_are_aligned_by_name(folde
 
 
 def test_control_has_as_many_steps_and_no_teacher(folder, monkeypatch):
-    """With twice as many texts for the student, the control sees each labelled text twice, and no unlabelled one."""
+    """With twice as many texts for the student, the control has twice the epochs, and no unlabelled text."""
     seen = []
     monkeypatch.setattr(distill, "train_student", lambda student, ids, labels, teacher_logits, validate, args, alpha,
-                        *rest: seen.append((len(ids), min(labels), alpha)) or distill.TrainingLog(student, args))
-    run(folder, "--student", "bag:ngrams=1", "--augment", 1, "--unlabelled", folder / "more.txt", "--control")
-    (student_texts, student_least, alpha), (texts, least, control_alpha) = seen
-    assert student_texts == texts and (student_least, least) == (-1, 0) and (alpha, control_alpha) == (0.5, 0.0)
+                        *rest: seen.append((len(ids), labels, args.epochs, args.patience, alpha))
+                        or distill.TrainingLog(student, args))
+    run(folder, "--student", "bag:ngrams=1", "--augment", 1, "--unlabelled", folder / "more.txt", "--control",
+        "--epochs", 2, "--patience", 1)
+    (texts, labels, epochs, patience, alpha), (alone_texts, alone_labels, alone_epochs, alone_patience, none) = seen
+    assert len(labels) == texts > len(alone_labels) == alone_texts
+    assert 0 <= alone_epochs * alone_texts - epochs * texts < alone_texts and (epochs, patience) == (2, 1)
+    assert alone_patience * alone_texts >= patience * texts
+    assert labels == alone_labels + [-1] * (texts - alone_texts) and (alpha, none) == (0.5, 0.0)
     assert json.loads((folder / "out-alone" / "run.json").read_text())["control"]
 
 
