@@ -171,15 +171,15 @@ def test_bag_equals_a_loop_over_words_and_ngrams(padded_batch):
     model, (input_ids, attention_mask) = random_model("bag:ngrams=3,buckets=50,embedding=6,hidden=8"), padded_batch
     word, ngram = model.embeddings.word.weight, model.embeddings.ngram.weight
     for ids, length, logits in zip(input_ids.tolist(), attention_mask.sum(1), model(*padded_batch), strict=True):
-        ids, rows = ids[:length], []
-        for n in (2, 3):
-            for start in range(len(ids) - n + 1):
+        ids, vectors, dense = ids[:length], [], model.layers[0].linear
+        for end in range(1, len(ids) + 1):
+            vectors.append(word[ids[end - 1]])
+            for n in (n for n in (2, 3) if n <= end):
                 row = n
-                for token in ids[start:start + n]:
+                for token in ids[end - n:end]:
                     row = (row * 2654435761 + token + 1) % (2 ** 31 - 1)
-                rows.append(row % 50)
-        vector = sum(word[i] for i in ids) / len(ids) + sum(ngram[row] for row in rows) / len(rows)
-        dense = model.layers[0].linear
+                vectors[-1] = vectors[-1] + ngram[row % 50]
+        vector = torch.cat([torch.stack(vectors).mean(dim=0), torch.stack(vectors).amax(dim=0)])
         torch.testing.assert_close(model.head.out(F.relu(dense.weight @ vector + dense.bias)), logits)
 
 
@@ -189,6 +189,12 @@ def test_words_alone_know_no_order_and_pairs_do():
     torch.testing.assert_close(words(one), words(other))
     assert (pairs(one) - pairs(other)).abs().max() > 1e-3
     assert not hasattr(words.embeddings, "ngram")
+
+
+def test_ngram_longer_than_a_text_is_no_ngram_of_it():
+    model = random_model("bag:ngrams=4,buckets=50,embedding=6,hidden=8")
+    together = model(torch.tensor([[5, 6, 7, 8, 9], [5, 6, 0, 0, 0]]), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]))
+    torch.testing.assert_close(model(torch.tensor([[5, 6]])), together[1:])
 
 
 def test_training_forgets_words_and_ngrams():
@@ -202,10 +208,11 @@ def test_training_forgets_words_and_ngrams():
 
 def test_simple_average_and_dense_16_is_a_recipe():
     model = build("bag:ngrams=1,embedding=16,hidden=16", 100, 0, LABELS)
-    assert sum(p.numel() for p in model.parameters()) == 100 * 16 + 17 * 16 + 17 * 3
+    assert sum(p.numel() for p in model.parameters()) == 100 * 16 + (2 * 16 + 1) * 16 + 17 * 3
     linear = build("bag:ngrams=1,embedding=16,layers=0", 100, 0, LABELS)
-    torch.testing.assert_close(linear(torch.tensor([[5, 7]])),
-                               linear.head.out(linear.embeddings.word.weight[[5, 7]].mean(0))[None])
+    words = linear.embeddings.word.weight[[5, 7]]
+    both = torch.cat([words.mean(dim=0), words.amax(dim=0)])
+    torch.testing.assert_close(linear(torch.tensor([[5, 7]])), linear.head.out(both)[None])
 
 
 def test_ngram_rows_are_spread_like_dice():
