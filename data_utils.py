@@ -27,7 +27,7 @@ import torch
 
 import demo_data
 import hub_utils
-from table_utils import BROKEN, Problem, choose_columns, no_column, read_records
+from table_utils import BROKEN, Problem, choose_columns, no_column, read_records, read_texts
 
 VALIDATION_ROWS = 3000      # taken from train where the publisher has no validation file, but at most
 VALIDATION_SHARE = 0.2      # this share of the rows
@@ -156,7 +156,8 @@ def read_split(path, choose, to_name, notes, columns=None, partitions=(), partit
         picked = picked or choose(list(record))
         if picked is None:
             wanted = choose.keywords
-            raise ValueError(no_column(path, wanted.get("text"), (wanted.get("labels") or [None])[0], record))
+            named = {"--text COLUMN": wanted.get("text"), "--label COLUMN": (wanted.get("labels") or [None])[0]}
+            raise ValueError(no_column(path, named, record))
         text, values = record.get(picked[0]), [record.get(column) for column in picked[1]]
         label = next(filter(None, map(to_name, values)), None)
         given = [value for value in values if value is not None and str(value).strip()]
@@ -260,6 +261,19 @@ def own_parts(name, text, label):
     notes = []
     return {split: read_split(found[0], partial(choose_columns, text=text, labels=[label], need_label=split != "test"),
                               plain_label, notes) for split, found in paths.items() if found}, notes
+
+
+def unlabelled_texts(name, data_dir="data"):
+    """(texts, how many rows have none) of a registered data set, of a file, or of one column of it: FILE:COLUMN."""
+    if name.partition(":")[0] in DATASETS:
+        data = load_dataset(name, data_dir)
+        return [text for split in (data.train, data.validation, data.test) if split for text in split.texts], 0
+    path, _, column = name.rpartition(":")
+    if not path or Path(name).exists():
+        path, column = name, None
+    rows = list(read_texts(path, column, how=f"{path}:COLUMN"))
+    texts = [text for _, text, problem in rows if problem is None and text.strip()]
+    return texts, len(rows) - len(texts)
 
 
 def assemble(name, parts, notes, label_names=None):

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from augmentation import augment, similar_words
-from data_utils import batches, text_key
+from data_utils import batches, text_key, unlabelled_texts
 from distillation import (
     attention_loss,
     attention_scores,
@@ -50,7 +50,6 @@ from measure_utils import count_parameters
 from model_utils import check_out, save_model
 from report_utils import t_interval
 from sparsity import to_dense
-from table_utils import read_texts
 from teachers import WEIGHTS, ask_all, combine, open_teachers
 from train_utils import (
     Optimizer,
@@ -196,17 +195,16 @@ def open_student(name, teacher, data, args):
 
 
 def more_texts(args, teacher, data):
-    """Texts without labels: the rows of --unlabelled files, and --augment new versions of each training text.
+    """Texts without labels: those of --unlabelled, and --augment new versions of each training text.
 
     What is held out stays held out, also without its label.
     """
     texts, known = [], data.train.texts
     held_out = {text_key(text) for split in (data.validation, data.test) if split for text in split.texts}
     for name in args.unlabelled:
-        rows = list(read_texts(name))
-        found = [text for _, text, problem in rows if problem is None and text.strip()]
+        found, without = unlabelled_texts(name, args.data_dir)
         allowed = [text for text in found if text_key(text) not in held_out]
-        print(f"--unlabelled {name}: {len(allowed):,} texts; left out: {len(rows) - len(found):,} rows without a text, "
+        print(f"--unlabelled {name}: {len(allowed):,} texts; left out: {without:,} rows without a text, "
               f"{len(found) - len(allowed):,} that are validation or test texts")
         texts += allowed
     if args.augment:
@@ -272,8 +270,8 @@ def parse_args(argv=None):
                         help="heads for --relations (default: as many as the teacher has)")
     parser.add_argument("--layer-map", choices=["uniform", "last"], default="uniform",
                         help="which of the teacher's layers each of the student's learns from")
-    parser.add_argument("--unlabelled", nargs="+", default=[], metavar="FILE", help="files of texts for the teacher "
-                        "to label (default: none)")
+    parser.add_argument("--unlabelled", nargs="+", default=[], metavar="TEXTS", help="texts for the "
+                        "teacher to label: files (or FILE:COLUMN), registered datasets (default: none)")
     parser.add_argument("--augment", type=whole_number, default=0, help="new versions of each training text; 0: none")
     parser.add_argument("--control", action="store_true",
                         help="train the same student also without a teacher, into OUT-alone")

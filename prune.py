@@ -28,7 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data_utils import batches, take
+from data_utils import batches, take, unlabelled_texts
 from encoder import Encoder, with_layers
 from measure_utils import count_parameters, file_bytes
 from model_utils import check_out, load_model, save_model
@@ -64,7 +64,6 @@ from sparsity import (
     to_dense,
     wanda_scores,
 )
-from table_utils import read_texts
 from train_utils import (
     Optimizer,
     TrainingLog,
@@ -192,8 +191,8 @@ def parse_args(argv=None):
     parser.add_argument("--layers", help="keep so many layers (the least harmful go), or these: 0,2,5")
     parser.add_argument("--vocab", type=positive_int, metavar="MIN_COUNT",
                         help="keep the tokens that occur so often in the training texts")
-    parser.add_argument("--vocab-texts", nargs="+", default=[], metavar="FILE", help="with --vocab: files of further "
-                        "texts whose tokens count (default: none)")
+    parser.add_argument("--vocab-texts", nargs="+", default=[], metavar="TEXTS", help="with --vocab: further "
+                        "texts whose tokens count: files (or FILE:COLUMN), registered datasets (default: none)")
     parser.add_argument("--characters", choices=["all", "seen"], default="all",
                         help="with --vocab: single characters of all scripts stay, or those that the texts use")
     parser.add_argument("--sparsity", type=fraction, help="share of single weights that goes: bytes, no time")
@@ -281,7 +280,7 @@ def main(argv=None, after_epoch=None):
     # 1. Tokens: the tokenizer and the embedding table shrink together.
     model = original
     if args.vocab:
-        more = [text for name in args.vocab_texts for _, text, problem in read_texts(name) if problem is None]
+        more = [text for name in args.vocab_texts for text in unlabelled_texts(name, args.data_dir)[0]]
         model, tokenizer, report["vocabulary"] = shrink_vocabulary(
             model, tokenizer, data.train.texts + more, args.vocab, args.max_length, args.characters,
             data.validation.texts)

@@ -199,23 +199,25 @@ def choose_columns(columns, text=None, labels=(None,), need_label=True):
     return (text_column[0], label_columns) if text_column and (label_columns or not need_label) else None
 
 
-def no_column(path, text, label, record):
-    """The message when the text or label column cannot be told."""
-    if absent := [f"{flag} {name}" for flag, name in (("--text", text), ("--label", label))
+def no_column(path, named, record):
+    """The message when the columns cannot be told. named: {how one names a column: the name that was given, or None}"""
+    if absent := [how.replace("COLUMN", name) for how, name in named.items()
                   if name and name.casefold() not in map(str.casefold, record)]:
         return f"{path} has no column for {' and '.join(absent)}; it has {', '.join(record) or 'none'}"
-    return (f"{path}: which columns are the text and the label? It has {', '.join(record) or 'none'}. "
-            "Name them with --text COLUMN --label COLUMN")
+    question, those = (("columns are the text and the label", "them") if len(named) > 1 else
+                       ("column is the text", "it"))
+    return f"{path}: which {question}? It has {', '.join(record) or 'none'}. Name {those} with {' '.join(named)}"
 
 
 # 4. Texts to label: evaluate.py predict
 
-def read_texts(path=None, column=None):
+def read_texts(path=None, column=None, how="--text COLUMN"):
     """Yields (row, text, problem) for each row of a file, in order and in constant memory; rows count from 0.
 
     Either text or problem is None: a row that is no text gets a problem, and the rows after it are still read.
     CSV, TSV and JSONL files (/.gz) have columns; any other file is one text per line. path None: standard
     input, JSONL if a column is named, else one text per line. A line of JSONL may also be just a string.
+    how: the user names a column, for errors.
     """
     stdin = None if path else io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", "surrogateescape", newline="\n")
     path = Path(path or ("stdin.jsonl" if column else "stdin"))
@@ -227,7 +229,7 @@ def read_texts(path=None, column=None):
         if isinstance(record, dict):
             picked = picked or choose(list(record))
             if picked is None and (column or ".json" not in path.name):     # a header is the same for all rows
-                raise ValueError(no_column(path, column, None, record))
+                raise ValueError(no_column(path, {how: column}, record))
             text = record.get(picked[0], Problem("without a text field")) if picked else Problem("without a text field")
         if isinstance(text, Problem):
             problem = "a row " + text

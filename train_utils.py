@@ -40,7 +40,7 @@ def parser_for(doc):
     """An ArgumentParser whose help is the script's docstring and shows every default; a wrong flag is one line."""
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action):
-            return action.help if action.default is None else super()._get_help_string(action)
+            return action.help if action.default in (None, []) else super()._get_help_string(action)
 
     class Parser(argparse.ArgumentParser):
         def error(self, message):

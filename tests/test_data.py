@@ -21,6 +21,7 @@ from data_utils import (
     load_dataset,
     split_validation,
     take,
+    unlabelled_texts,
 )
 from table_utils import read_texts
 
@@ -447,6 +448,18 @@ def test_csv_and_plain_lines_are_predicted_in_order(tmp_path):
     assert [text for _, text, _ in read_texts(plain)] == ["first, line", "", '"third']
     with pytest.raises(ValueError, match="no column for --text nope; it has id;body"):
         list(read_texts(csv_file, "nope"))
+
+
+def test_texts_without_labels_come_from_a_data_set_a_file_or_a_column_of_it(tmp_path):
+    csv_file = write(tmp_path / "in.csv", "id,body,mood\n1,one,x\n2,,y\n3,three,z\n")
+    assert unlabelled_texts(f"{csv_file}:body") == (["one", "three"], 1)
+    assert unlabelled_texts(str(write(tmp_path / "a:b.txt", "one\n\ntwo\n"))) == (["one", "two"], 1)
+    demo = load_dataset("demo")
+    assert unlabelled_texts("demo") == (demo.train.texts + demo.validation.texts + demo.test.texts, 0)
+    with pytest.raises(ValueError, match="which column .* It has id, body, mood. Name it with .*in.csv:COLUMN"):
+        unlabelled_texts(str(csv_file))
+    with pytest.raises(ValueError, match="no column for .*in.csv:nope; it has id, body, mood"):
+        unlabelled_texts(f"{csv_file}:nope")
 
 
 def test_texts_stream_from_standard_input_line_by_line(monkeypatch):

@@ -409,7 +409,7 @@ def test_a_reader_that_has_seen_enough_breaks_nothing(model_folder, tmp_path):
 @pytest.mark.parametrize("flags, words", [
     (["--input", "mine.csv", "--text", "tweet"], "mine.csv has no column for --text tweet; it has a, b"),
     (["--input", "mine.jsonl", "--text", "tweet"], "mine.jsonl has no column for --text tweet; it has a"),
-    (["--input", "mine.csv"], "Name them with --text COLUMN"),
+    (["--input", "mine.csv"], "Name it with --text COLUMN"),
     (["--input", "gone.csv"], "--input 'gone.csv' is not a file"),
     (["--input", "open.csv"], "open.csv, line 2: a quote opens here"),
     (["--input", "false.gz"], "damaged gzip"),

@@ -91,7 +91,7 @@ def test_help_explains_every_flag_and_shows_its_default(asked):
     _, parser, text = asked
     for action in parser._actions[1:]:  # the first is --help itself
         assert action.help, f"{action.dest} has no help and so shows no default"
-        if action.option_strings and action.default not in (None, False):
+        if action.option_strings and action.default not in (None, False, []):
             assert f"(default: {action.default})" in text, action.dest
     assert "(default: None)" not in text
 
