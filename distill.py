@@ -20,10 +20,11 @@ never the score of the first alone; --seeds says how sure it is.
 The losses are in distillation.py, the teachers' answers in teachers.py.
 """
 
-import copy
+import argparse
 import math
 import re
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -106,6 +107,10 @@ def kd_loss(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.5, 
 # ---------------------------------------------------------------------------------------------------------
 # Inside the layers: hidden states, attention, relations
 # ---------------------------------------------------------------------------------------------------------
+
+def compares_layers(args):
+    return bool(args.hidden or args.attention or args.relations)
+
 
 class InnerLosses(nn.Module):
     """What the student's layers should have in common with the first teacher's, layer by layer.
@@ -287,7 +292,7 @@ def parse_args(argv=None):
             args.weights = [float(weight) for weight in args.weights.split(",")]
         except ValueError:
             parser.error(f"--weights {args.weights} is not one of {', '.join(WEIGHTS)}, nor numbers like 0.7,0.3")
-    several, inner = len(args.teacher) > 1, args.hidden or args.attention or args.relations
+    several, inner = len(args.teacher) > 1, compares_layers(args)
     if not isinstance(args.weights, str) and len(args.weights) != len(args.teacher):
         parser.error(f"--weights has {len(args.weights)} numbers for {len(args.teacher)} teachers")
     refuse_idle_flags(parser, args, (
@@ -301,6 +306,53 @@ def parse_args(argv=None):
     return args
 
 
+@dataclass
+class Lesson:
+    """What there is to learn from: N texts, those with a label first."""
+
+    texts: list[str]
+    labels: list[int]  # N, -1: none
+    teacher_logits: torch.Tensor  # (N, num_labels); zeros where no teacher is asked
+    teacher_score: float | None  # macro-F1 on validation of the best teacher
+
+
+def prepare_lesson(teachers, data, args, device):
+    texts = data.train.texts + more_texts(args, teachers[0], data)
+    labels = list(data.train.labels) + [-1] * (len(texts) - len(data.train))
+    if args.alpha == 0:
+        return Lesson(texts, labels, torch.zeros(len(texts), len(data.label_names)), None)
+    answers = ask_all(teachers, texts + data.validation.texts, args, device)
+    answers, on_validation = answers[:, :len(texts)], answers[:, len(texts):]
+    temperature, val_labels = math.inf if args.loss == "mse" else args.temperature, data.validation.labels
+    logits = combine(answers, on_validation, torch.tensor(labels), torch.tensor(val_labels), args.weights, temperature)
+    return Lesson(texts, labels, logits, max(scores(row, val_labels)["macro_f1"] for row in on_validation))
+
+
+def train_one(role, teachers, data, lesson, args, device, after_epoch=None):
+    """Train a "student" with its teachers, or the same one "alone": (student, tokenizer, history, validation scores)."""
+    seed_everything(args.seed)
+    student, tokenizer = open_student(args.student, teachers[0], data, args)
+    student.to(device)
+    count, alpha = len(lesson.texts), args.alpha
+    if role == "alone" or alpha == 0:  # the labelled texts, which come first: more epochs of fewer steps
+        count, alpha, ratio = len(data.train), 0.0, len(lesson.texts) / len(data.train)
+        more = {name: math.ceil(getattr(args, name) * ratio) for name in ("epochs", "patience")}
+        args = argparse.Namespace(**vars(args) | more)
+    ids = tokenizer(lesson.texts[:count], min(args.max_length, student.config.max_length))
+    val_ids = encode(tokenizer, data.validation, args, student)
+    print(f"{role}, seed {args.seed}: {count_parameters(student):,} parameters, {count:,} texts an epoch")
+
+    def validate(model):
+        return scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels)
+
+    inner_losses = InnerLosses(student, teachers[0].model.to(device), args) if compares_layers(args) and alpha else None
+    log = train_student(student, ids, lesson.labels[:count], lesson.teacher_logits, validate, args, alpha,
+                        tokenizer.pad_id, inner_losses, after_epoch)
+    logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
+    log.finish(logits, data.validation.labels, data.label_names)
+    return student, tokenizer, log.history, scores(logits, data.validation.labels)
+
+
 def main(argv=None, after_epoch=None):
     args = parse_args(argv)
     for out in (args.out, *([f"{args.out}-alone"] if args.control else [])):
@@ -309,66 +361,32 @@ def main(argv=None, after_epoch=None):
     seed_everything(args.seed)
     teachers = open_teachers(args.teacher)
     data = open_data(args, teachers[0].model.config.label_names)
-    student, tokenizer = open_student(args.student, teachers[0], data, args)
-    inner = bool(args.hidden or args.attention or args.relations)
-    if inner and not (isinstance(student, Encoder) and isinstance(teachers[0].model, Encoder)
-                      and tokenizer.same_as(teachers[0].tokenizer)):
-        raise ValueError("--hidden, --attention and --relations compare token by token: teacher and student must be "
-                         "encoders with the same tokenizer, for example --student teacher:layers=0,2,5")
-    if inner:
-        InnerLosses(student, teachers[0].model, args)  # what is impossible shows before the work
+    student, tokenizer = open_student(args.student, teachers[0], data, args)  # what cannot be shows early
+    if compares_layers(args):
+        if not (isinstance(student, Encoder) and isinstance(teachers[0].model, Encoder)
+                and tokenizer.same_as(teachers[0].tokenizer)):
+            raise ValueError("--hidden, --attention and --relations compare token by token: teacher and student must "
+                             "be encoders with the same tokenizer, for example --student teacher:layers=0,2,5")
+        InnerLosses(student, teachers[0].model, args)
+    lesson = prepare_lesson(teachers, data, args, device)
 
-    # What there is to learn from: texts, labels (-1: none) and what the teachers say.
-    labels, val_labels = list(data.train.labels), torch.tensor(data.validation.labels)
-    texts = data.train.texts + more_texts(args, teachers[0], data)
-    labels += [-1] * (len(texts) - len(labels))
-    teacher_logits, teacher_score = torch.zeros(len(texts), len(data.label_names)), None
-    if args.alpha > 0:
-        answers = ask_all(teachers, texts + data.validation.texts, args, device)
-        answers, on_validation = answers[:, :len(texts)], answers[:, len(texts):]
-        temperature = math.inf if args.loss == "mse" else args.temperature
-        teacher_logits = combine(answers, on_validation, torch.tensor(labels), val_labels, args.weights, temperature)
-        teacher_score = max(scores(row, val_labels.numpy())["macro_f1"] for row in on_validation)
-
-    def train_one(role, seed):
-        """(student, tokenizer, log, validation scores) of a student with its teachers, or of the same one alone."""
-        run_args = copy.copy(args)
-        run_args.seed = seed
-        seed_everything(seed)
-        student, tokenizer = open_student(args.student, teachers[0], data, args)
-        student.to(device)
-        val_ids = encode(tokenizer, data.validation, args, student)
-        count, alpha = len(texts), args.alpha
-        if role == "alone" or alpha == 0:  # the labelled texts, which come first: more epochs of fewer steps
-            count, alpha, ratio = len(data.train), 0.0, len(texts) / len(data.train)
-            run_args.epochs, run_args.patience = math.ceil(args.epochs * ratio), math.ceil(args.patience * ratio)
-        ids = tokenizer(texts[:count], min(args.max_length, student.config.max_length))
-        print(f"{role}, seed {seed}: {count_parameters(student):,} parameters, {count:,} texts an epoch")
-
-        def validate(model):
-            return scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels)
-
-        inner_losses = InnerLosses(student, teachers[0].model.to(device), args) if inner and alpha else None
-        log = train_student(student, ids, labels[:count], teacher_logits, validate, run_args, alpha, tokenizer.pad_id,
-                            inner_losses, after_epoch if (role, seed) == ("student", args.seed) else None)
-        logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
-        log.finish(logits, data.validation.labels, data.label_names)
-        return student, tokenizer, log.history, scores(logits, data.validation.labels)
-
-    roles = {"student": args.out} | ({"alone": f"{args.out}-alone"} if args.control else {})
-    found, runs = {role: [] for role in roles}, {}
+    folders = {"student": args.out} | ({"alone": f"{args.out}-alone"} if args.control else {})
+    found, runs = {role: [] for role in folders}, {}
     for seed in range(args.seed, args.seed + args.seeds):
-        for role in roles:
-            student, tokenizer, history, validation = train_one(role, seed)
+        for role, folder in folders.items():
+            seed_args = argparse.Namespace(**vars(args) | {"seed": seed})
+            student, tokenizer, history, validation = train_one(
+                role, teachers, data, lesson, seed_args, device,
+                after_epoch if (role, seed) == ("student", args.seed) else None)
             found[role].append(validation)
             if role not in runs:  # the first seed's model is kept, at once
                 runs[role] = provenance("distill.py", args, argv, parent=args.teacher[0], data=data, history=history,
                                         validation=validation, teachers=args.teacher, student=args.student,
-                                        control=role == "alone", texts=len(texts))
-                save_model(student, tokenizer, roles[role], runs[role])
+                                        control=role == "alone", texts=len(lesson.texts))
+                save_model(student, tokenizer, folder, runs[role])
     for role, run in runs.items():
-        write_json(run | {"seeds": found}, Path(roles[role]) / "run.json")
-    print_comparison({role: [row["macro_f1"] for row in rows] for role, rows in found.items()}, teacher_score)
+        write_json(run | {"seeds": found}, Path(folders[role]) / "run.json")
+    print_comparison({role: [row["macro_f1"] for row in rows] for role, rows in found.items()}, lesson.teacher_score)
     print(f"next: python evaluate.py {args.teacher[0]} {args.out}{f' {args.out}-alone' * args.control} "
           f"{data_flags(args)} --out runs/report")
 
