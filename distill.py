@@ -329,7 +329,7 @@ def prepare_lesson(teachers, data, args, device):
 
 
 def train_one(role, teachers, data, lesson, args, device, after_epoch=None):
-    """Train a "student" with its teachers, or the same one "alone": (student, tokenizer, history, validation scores)."""
+    """Train a "student" with its teachers, or the same one "alone": (student, tokenizer, history, scores)."""
     seed_everything(args.seed)
     student, tokenizer = open_student(args.student, teachers[0], data, args)
     student.to(device)

@@ -15,6 +15,7 @@ choice, this one is made on validation texts; the test split is not touched.
 """
 
 import contextlib
+import re
 import shlex
 import shutil
 import time
@@ -58,7 +59,10 @@ def depth_of(args):
     if kind in recurrent.KINDS:
         return recurrent.parse_recipe(name)[1]["layers"]
     if kind == "teacher":
-        return name.count(",") + 1
+        layers = re.search(r":layers=([\d,]+)", name)
+        if layers:
+            return layers[1].count(",") + 1
+        name = args.teacher[0]
     config = repository(name)("config.json")
     if config is None:
         raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -263,6 +264,13 @@ def test_search_keeps_its_budget_of_minutes_even_within_an_epoch(mine, tmp_path)
     start = search.time.monotonic()
     search.main(argv)
     assert search.time.monotonic() - start < 20  # one trial would take hours
+
+
+@pytest.mark.parametrize("student, depth", [("teacher:layers=0,2", 2), ("teacher:layers=1:hidden=8", 1),
+                                            ("teacher:hidden=8", 3), ("gru:layers=2", 2), ("scratch:layers=4", 4)])
+def test_search_freezes_no_more_layers_than_the_student_has(student, depth, mine, tmp_path):
+    train.main(train_argv(mine, tmp_path / "teacher", model="scratch:layers=3,hidden=16,heads=2,vocab=200"))
+    assert search.depth_of(SimpleNamespace(student=student, teacher=[str(tmp_path / "teacher")])) == depth
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
