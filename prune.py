@@ -112,18 +112,77 @@ def budget_of(args, model, tokenizer, length):
     return cost, args.size_mb * 1e6, cost.total(*units)
 
 
-def choose(args, importance, model, step, units, cost=None, budget=None, full=None):
-    """The masks of step `step`: of equal steps toward the shares --heads and --ffn, or toward the budget."""
-    remaining = 1 - step / args.steps  # share of what will go that is still there
-    if cost is not None:
-        return keep_within(importance, cost, budget + remaining * (full - budget), args.round_to)
-    shares = [kept + remaining * (1 - kept) for kept in (args.heads, args.ffn)]
-    if args.scope == "layer":
+def keep_shares(importance, shares, units, scope):
+    """The masks of the most important: these shares of so many heads and neurons, of all layers or of each layer."""
+    if scope == "layer":
         return tuple(keep_evenly(part, share * total / sum(map(len, part)))
                      for part, share, total in zip(importance, shares, units, strict=True))
-    depth = len(model.layers)
+    depth = len(importance[0])
     return tuple(keep_most_important(part, max(depth, round(share * total)))
                  for part, share, total in zip(importance, shares, units, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Tokens, layers, heads and neurons: each step gives a smaller model and says what it did
+# ---------------------------------------------------------------------------------------------------------
+
+def drop_tokens(model, tokenizer, data, args):
+    """Tokenizer and embedding table shrink together: (model, tokenizer, report)."""
+    more = [text for name in args.vocab_texts for text in unlabelled_texts(name, args.data_dir)[0]]
+    model, tokenizer, report = shrink_vocabulary(model, tokenizer, data.train.texts + more, args.vocab,
+                                                 args.max_length, args.characters, data.validation.texts)
+    print(f"vocabulary: {report['tokens_before']:,} -> {report['tokens_after']:,} tokens, "
+          f"{report['embedding_bytes_saved'] / 1e6:.1f} MB less; {report['changed_texts']:,} of "
+          f"{report['checked_texts']:,} validation texts change their tokens")
+    return model, tokenizer, report
+
+
+def drop_layers(model, texts, args):
+    """Whole blocks go, the least harmful first, or all but those that --layers names: (model, numbers of the kept)."""
+    kept, depth = [int(number) for number in args.layers.split(",")], len(model.layers)
+    if "," not in args.layers and 1 <= kept[0] <= depth:
+        kept = least_harmful_layers(model, texts, kept[0])
+    elif "," not in args.layers or kept != sorted(set(kept)) or kept[-1] >= depth:
+        raise ValueError(f"--layers {args.layers}: the model has {depth} layers; give how many stay, or which of 0 to "
+                         f"{depth - 1} in rising order")
+    return with_layers(model, kept), kept
+
+
+def drop_units(model, texts, cost, args, validate, train):
+    """Heads and neurons, in --steps equal steps: importance, masks, cut, refit, recover. (model, what each step did)
+
+    cost: from budget_of, None for --heads and --ffn    train: recovers a model between two steps, in place
+    """
+    whole, units, steps = model, (sum(model.config.heads_per_layer), sum(model.config.neurons_per_layer)), []
+    for step in range(1, args.steps + 1):
+        remaining = 1 - step / args.steps  # share of what will go that is still there
+        gradients = mask_gradients(model, texts, args.label_free)
+        importance = IMPORTANCE[args.importance](model, gradients)
+        if cost:
+            curve, budget, full = cost
+            masks = keep_within(importance, curve, budget + remaining * (full - budget), args.round_to)
+        else:
+            shares = [share + remaining * (1 - share) for share in (args.heads, args.ffn)]
+            masks = keep_shares(importance, shares, units, args.scope)
+        if args.refit:
+            masks = [[rearrange(mask, g) for mask, g in zip(part, gradient, strict=True)]
+                     for part, gradient in zip(masks, gradients, strict=True)]
+        head_mask, ffn_mask = ([mask.to(model.device) for mask in part] for part in masks)
+        masked = validate(model, head_mask=head_mask, ffn_mask=ffn_mask)
+        smaller = cut(model, head_mask, ffn_mask).eval()
+        difference = check_cut_equals_masked(smaller, model.eval(), head_mask, ffn_mask, texts[0])
+        model = smaller
+        print(f"step {step}/{args.steps}: {describe(model)} stay, {args.importance} importance | macro-F1 with masks "
+              f"{masked['macro_f1']:.4f} | cut: logits differ by {difference:.1e}")
+        steps.append({"heads": model.config.heads_per_layer, "neurons": model.config.neurons_per_layer,
+                      "masked": masked})
+        if args.refit:
+            errors = refit(model, whole, texts)
+            print(f"refit: relative error of the blocks {np.mean([a for a, _ in errors]):.3f} -> "
+                  f"{np.mean([b for _, b in errors]):.3f}, macro-F1 {validate(model)['macro_f1']:.4f}")
+        if args.epochs and step < args.steps:
+            train(model)
+    return model, steps
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -277,75 +336,39 @@ def main(argv=None, after_epoch=None):
     before, size_before = validate(original), count_parameters(original)
     print(f"unpruned: {describe(original)}, macro-F1 {before['macro_f1']:.4f}")
 
-    # 1. Tokens: the tokenizer and the embedding table shrink together.
     model = original
     if args.vocab:
-        more = [text for name in args.vocab_texts for text in unlabelled_texts(name, args.data_dir)[0]]
-        model, tokenizer, report["vocabulary"] = shrink_vocabulary(
-            model, tokenizer, data.train.texts + more, args.vocab, args.max_length, args.characters,
-            data.validation.texts)
-        v = report["vocabulary"]
-        print(f"vocabulary: {v['tokens_before']:,} -> {v['tokens_after']:,} tokens, "
-              f"{v['embedding_bytes_saved'] / 1e6:.1f} MB less; {v['changed_texts']:,} of {v['checked_texts']:,} "
-              f"validation texts change their tokens; macro-F1 {validate(model)['macro_f1']:.4f}")
-    original = model  # with the tokens that are left: the one to compare logits and milliseconds with
+        model, tokenizer, report["vocabulary"] = drop_tokens(model, tokenizer, data, args)
+        print(f"with these tokens: macro-F1 {validate(model)['macro_f1']:.4f}")
+    original = model  # the one to compare logits and milliseconds with
     train_ids = encode(tokenizer, data.train, args, model)
     sample = take(data.train, args.samples, seed=args.seed)
     texts = [batch.to(device) for batch in batches(encode(tokenizer, sample, args, model), sample.labels,
                                                    args.batch_size, tokenizer.pad_id)]
     length = float(np.mean([len(ids) for ids in train_ids]))
-
     targets = torch.tensor(data.train.labels)
     if args.teacher and args.epochs:
         targets = predict(original, train_ids, args.batch_size, tokenizer.pad_id).softmax(-1)
     log, started = TrainingLog(model, args, after_epoch), time.monotonic()
 
-    # 2. Layers: whole blocks go, the least harmful first.
+    def train(model, sparsifier=None):
+        sparsifier = sparsifier or FixedMasks({}, {})
+        log.start_over(model, validate(model) if sparsifier.at_target() else None)
+        recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, sparsifier)
+
     if args.layers:
-        kept, depth = [int(number) for number in args.layers.split(",")], len(model.layers)
-        if "," not in args.layers and 1 <= kept[0] <= depth:
-            kept = least_harmful_layers(model, texts, kept[0])
-        elif "," not in args.layers or kept != sorted(set(kept)) or kept[-1] >= depth:
-            raise ValueError(f"--layers {args.layers}: the model has {depth} layers; give how many stay, or which of 0 "
-                             f"to {depth - 1} in rising order")
-        model = with_layers(model, kept)
-        report["layers"] = kept
-        print(f"layers {', '.join(map(str, kept))} stay: macro-F1 {validate(model)['macro_f1']:.4f}")
+        model, report["layers"] = drop_layers(model, texts, args)
+        print(f"layers {', '.join(map(str, report['layers']))} stay: macro-F1 {validate(model)['macro_f1']:.4f}")
+    cost = budget_of(args, model, tokenizer, length) if args.budget else None
+    if args.units:
+        model, report["steps"] = drop_units(model, texts, cost, args, validate, train)
 
-    # 3. Heads and neurons, in one step or several: importance, masks, cut, refit, recover.
-    whole = model
-    units = args.units and (sum(model.config.heads_per_layer), sum(model.config.neurons_per_layer))
-    cost = budget_of(args, model, tokenizer, length) if args.budget else ()
-    for step in range(1, args.steps + 1) if args.units else ():
-        gradients = mask_gradients(model, texts, args.label_free)
-        head_mask, ffn_mask = choose(args, IMPORTANCE[args.importance](model, gradients), model, step, units, *cost)
-        if args.refit:
-            head_mask, ffn_mask = ([rearrange(mask, g) for mask, g in zip(masks, part, strict=True)]
-                                   for masks, part in zip((head_mask, ffn_mask), gradients, strict=True))
-        head_mask, ffn_mask = [m.to(device) for m in head_mask], [m.to(device) for m in ffn_mask]
-        masked = validate(model, head_mask=head_mask, ffn_mask=ffn_mask)
-        smaller = cut(model, head_mask, ffn_mask).eval()
-        difference = check_cut_equals_masked(smaller, model.eval(), head_mask, ffn_mask, texts[0])
-        model = smaller
-        print(f"step {step}/{args.steps}: {describe(model)} stay, {args.importance} importance | macro-F1 with masks "
-              f"{masked['macro_f1']:.4f} | cut: logits differ by {difference:.1e}")
-        report.setdefault("steps", []).append({"heads": model.config.heads_per_layer,
-                                               "neurons": model.config.neurons_per_layer, "masked": masked})
-        if args.refit:
-            errors = refit(model, whole, texts)
-            print(f"refit: relative error of the blocks {np.mean([a for a, _ in errors]):.3f} -> "
-                  f"{np.mean([b for _, b in errors]):.3f}, macro-F1 {validate(model)['macro_f1']:.4f}")
-        if args.epochs and step < args.steps:
-            log.start_over(model, validate(model))
-            recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, FixedMasks({}, {}))
-
-    # 4. Single weights, in one shot here or while training below; then recover.
+    # Single weights, in one shot here or while training below; then recover.
     steps = args.epochs * math.ceil(len(train_ids) / args.batch_size)
     sparsifier = sparsifier_for(args, model, texts, steps)
     print(f"pruned in {time.monotonic() - started:.0f} s, without training" if not args.epochs else "training ...")
     if args.epochs:
-        log.start_over(model, validate(model) if sparsifier.at_target() else None)
-        recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, sparsifier)
+        train(model, sparsifier)
     logits = predict(model, encode(tokenizer, data.validation, args, model), args.batch_size, tokenizer.pad_id)
     after = scores(logits, data.validation.labels)
     if args.sparse:
