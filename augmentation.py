@@ -167,10 +167,10 @@ def ngram_sample(words, rng, longest=5):
 # ---- 4. All of it:  texts -> new texts -----------------------------------------------------------------
 
 WAYS = ("swap", "delete", "insert", "replace", "mask", "ngram")
+DEFAULT_WAYS = ("swap", "delete", "insert", "replace", "ngram")  # those that need no mask token
 
 
-def augment(texts, copies, seed=0, ways=("swap", "delete", "insert", "replace", "ngram"), rate=0.1, synonyms=None,
-            mask=None):
+def augment(texts, copies, seed=0, ways=DEFAULT_WAYS, rate=0.1, synonyms=None, mask=None):
     """Yield up to `copies` new texts for each text, each made in one of the ways, chosen by dice.
 
     rate: the share of words to change    synonyms: from similar_words, for insert and replace    mask: from mask_token

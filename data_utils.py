@@ -268,6 +268,8 @@ def unlabelled_texts(name, data_dir="data"):
     if name.partition(":")[0] in DATASETS:
         data = load_dataset(name, data_dir)
         return [text for split in (data.train, data.validation, data.test) if split for text in split.texts], 0
+    if Path(name).is_dir() or not name:
+        raise ValueError(f"{name!r} is no file of texts")
     path, _, column = name.rpartition(":")
     if not path or Path(name).exists():
         path, column = name, None

@@ -31,13 +31,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from augmentation import augment, similar_words
+from augmentation import DEFAULT_WAYS, WAYS, augment, mask_token, similar_words
 from data_utils import batches, text_key, unlabelled_texts
 from distillation import (
     attention_loss,
     attention_scores,
     capture,
     decoupled_kd_loss,
+    given_weights,
     hidden_loss,
     layer_map,
     logit_mse_loss,
@@ -116,7 +117,8 @@ class InnerLosses(nn.Module):
     """What the student's layers should have in common with the first teacher's, layer by layer.
 
     mapping: student block -> teacher block (see layer_map). The projections of hidden states, where widths differ,
-    are trained with the student and thrown away.
+    are trained with the student and thrown away. In the teacher's last block the head reads the first token alone,
+    and what the others answer there is nobody's: hidden states and attention compare the first token's.
     """
 
     def __init__(self, student, teacher, args):
@@ -141,13 +143,15 @@ class InnerLosses(nn.Module):
         with torch.no_grad(), capture(teacher, list(self.mapping.values())) as wanted:
             teacher(batch.input_ids, mask)
         for ours, theirs in self.mapping.items():
+            read = slice(1 if theirs == len(teacher.layers) else None)  # the tokens whose answers somebody reads
             if args.hidden:
-                hidden = inner["hidden"][ours], wanted["hidden"][theirs]
-                loss += args.hidden * hidden_loss(*hidden, mask, self.projection)
+                hidden = inner["hidden"][ours][:, read], wanted["hidden"][theirs][:, read]
+                loss += args.hidden * hidden_loss(*hidden, mask[:, read], self.projection)
             if args.attention and ours:  # block 0 is the embeddings
-                a, b = ([block["query"][i], block["key"][i], model.layers[i - 1].attention.num_heads]
+                a, b = (attention_scores(block["query"][i][:, read], block["key"][i],
+                                         model.layers[i - 1].attention.num_heads)
                         for block, i, model in ((inner, ours, student), (wanted, theirs, teacher)))
-                loss += args.attention * attention_loss(attention_scores(*a), attention_scores(*b), mask)
+                loss += args.attention * attention_loss(a, b, mask)
         if args.relations:  # MiniLM: the last mapped block alone
             ours, theirs = list(self.mapping.items())[-1]
             loss += args.relations * sum(relation_loss(inner[kind][ours], wanted[kind][theirs], mask,
@@ -202,20 +206,28 @@ def open_student(name, teacher, data, args):
 def more_texts(args, teacher, data):
     """Texts without labels: those of --unlabelled, and --augment new versions of each training text.
 
-    What is held out stays held out, also without its label.
+    What is held out stays held out, also without its label; and no text comes twice.
     """
-    texts, known = [], data.train.texts
     held_out = {text_key(text) for split in (data.validation, data.test) if split for text in split.texts}
+    seen, texts = {text_key(text) for text in data.train.texts}, []
+
+    def take(found, what):
+        new = {key: text for text in found if (key := text_key(text)) not in held_out and key not in seen}
+        print(f"{what}: {len(new):,} texts without a label; left out: "
+              f"{sum(text_key(text) in held_out for text in found):,} that are validation or test texts")
+        seen.update(new)
+        texts.extend(new.values())
+
     for name in args.unlabelled:
         found, without = unlabelled_texts(name, args.data_dir)
-        allowed = [text for text in found if text_key(text) not in held_out]
-        print(f"--unlabelled {name}: {len(allowed):,} texts; left out: {without:,} rows without a text, "
-              f"{len(found) - len(allowed):,} that are validation or test texts")
-        texts += allowed
+        if not found:
+            raise ValueError(f"--unlabelled {name} holds no text")
+        take(found, f"--unlabelled {name}, {len(found):,} texts and {without:,} rows without one")
     if args.augment:
-        synonyms = similar_words(word_table(teacher.model), teacher.tokenizer, known)
-        texts += augment(known, args.augment, seed=args.seed, synonyms=synonyms)
-        print(f"--augment {args.augment}: {len(texts):,} texts without a label in all; the teacher labels them")
+        mask = mask_token(teacher.tokenizer) if "mask" in args.ways else None
+        synonyms = similar_words(word_table(teacher.model), teacher.tokenizer, data.train.texts)
+        take(list(augment(data.train.texts, args.augment, args.seed, args.ways, synonyms=synonyms, mask=mask)),
+             f"--augment {args.augment}")
     return texts
 
 
@@ -278,6 +290,8 @@ def parse_args(argv=None):
     parser.add_argument("--unlabelled", nargs="+", default=[], metavar="TEXTS", help="texts for the "
                         "teacher to label: files (or FILE:COLUMN), registered datasets (default: none)")
     parser.add_argument("--augment", type=whole_number, default=0, help="new versions of each training text; 0: none")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(DEFAULT_WAYS), help="of --augment; mask is for "
+                        "students with the teacher's tokenizer")
     parser.add_argument("--control", action="store_true",
                         help="train the same student also without a teacher, into OUT-alone")
     parser.add_argument("--seeds", type=positive_int, default=1,
@@ -285,22 +299,26 @@ def parse_args(argv=None):
     add_training_flags(parser, epochs=3, lr=1e-4)
     add_common_flags(parser)
     args = parser.parse_args(argv)
-    if args.temperature <= 0:
-        parser.error(f"--temperature {args.temperature} must be above 0")
+    if not 0 < args.temperature < math.inf:
+        parser.error(f"--temperature {args.temperature} must be a number above 0")
     if args.weights not in WEIGHTS:
         try:
             args.weights = [float(weight) for weight in args.weights.split(",")]
         except ValueError:
             parser.error(f"--weights {args.weights} is not one of {', '.join(WEIGHTS)}, nor numbers like 0.7,0.3")
-    several, inner = len(args.teacher) > 1, compares_layers(args)
-    if not isinstance(args.weights, str) and len(args.weights) != len(args.teacher):
-        parser.error(f"--weights has {len(args.weights)} numbers for {len(args.teacher)} teachers")
+        try:
+            given_weights(args.weights, len(args.teacher))
+        except ValueError as error:
+            parser.error(f"--weights: {error}")
     refuse_idle_flags(parser, args, (
-            ("weights", several, "there is one teacher"), ("relation_heads", args.relations, "it wants --relations"),
-            ("layer_map", inner, "it wants --hidden, --attention or --relations"),
-            ("loss", args.alpha, "--alpha 0 is labels only"), ("hidden", args.alpha, "--alpha 0 is labels only"),
-            ("attention", args.alpha, "--alpha 0 is labels only"),
-            ("relations", args.alpha, "--alpha 0 is labels only")))
+            ("weights", len(args.teacher) > 1, "there is one teacher"),
+            ("relation_heads", args.relations, "it wants --relations"),
+            ("layer_map", args.hidden or args.attention, "it wants --hidden or --attention"),
+            ("temperature", args.loss != "mse", "--loss mse has none"), ("ways", args.augment, "it wants --augment")))
+    if args.alpha == 0 and (idle := [f"--{name}" for name in ("loss", "temperature", "hidden", "attention", "relations",
+                                                              "weights")
+                                     if getattr(args, name) != parser.get_default(name)]):
+        print(f"--alpha 0 learns from labels alone: {', '.join(idle)} will do nothing")  # make's control has them too
     if args.control and args.alpha == 0:
         parser.error("--control is the student without a teacher, and --alpha 0 is the same: drop one")
     return args
@@ -345,7 +363,9 @@ def train_one(role, teachers, data, lesson, args, device, after_epoch=None):
     def validate(model):
         return scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels)
 
-    inner_losses = InnerLosses(student, teachers[0].model.to(device), args) if compares_layers(args) and alpha else None
+    inner_losses = None
+    if compares_layers(args) and alpha:
+        inner_losses = InnerLosses(student, teachers[0].model.to(device), args).to(device)
     log = train_student(student, ids, lesson.labels[:count], lesson.teacher_logits, validate, args, alpha,
                         tokenizer.pad_id, inner_losses, after_epoch)
     logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
@@ -356,18 +376,23 @@ def train_one(role, teachers, data, lesson, args, device, after_epoch=None):
 def main(argv=None, after_epoch=None):
     args = parse_args(argv)
     for out in (args.out, *([f"{args.out}-alone"] if args.control else [])):
-        check_out(out)
+        check_out(out, [*args.teacher, args.student, args.words])
     device = pick_device(args.device)
     seed_everything(args.seed)
     teachers = open_teachers(args.teacher)
     data = open_data(args, teachers[0].model.config.label_names)
     student, tokenizer = open_student(args.student, teachers[0], data, args)  # what cannot be shows early
     if compares_layers(args):
-        if not (isinstance(student, Encoder) and isinstance(teachers[0].model, Encoder)
+        teacher = teachers[0].model = to_dense(teachers[0].model)
+        if not (isinstance(student, Encoder) and isinstance(teacher, Encoder) and not teacher.config.stored_forms
                 and tokenizer.same_as(teachers[0].tokenizer)):
             raise ValueError("--hidden, --attention and --relations compare token by token: teacher and student must "
-                             "be encoders with the same tokenizer, for example --student teacher:layers=0,2,5")
-        InnerLosses(student, teachers[0].model, args)
+                             "be fp32 encoders with the same tokenizer, for example --student teacher:layers=0,2,5")
+        InnerLosses(student, teacher, args)
+    if "mask" in args.ways and not (mask_token(tokenizer) and tokenizer.same_as(teachers[0].tokenizer)):
+        raise ValueError("--ways mask wants a student with the teacher's tokenizer, which must have a mask token")
+    if args.loss == "decoupled" and len(data.label_names) == 2:
+        print("--loss decoupled: with two classes its second term is zero, and the first is --loss soft")
     lesson = prepare_lesson(teachers, data, args, device)
 
     folders = {"student": args.out} | ({"alone": f"{args.out}-alone"} if args.control else {})

@@ -126,17 +126,18 @@ def attention_scores(query, key, num_heads):
 def attention_loss(student_scores, teacher_scores, attention_mask):
     """mean (student - teacher)^2 of the attention scores before the softmax (TinyBERT, arXiv:1909.10351).
 
-    student_scores: (B, student heads, T, T)    teacher_scores: (B, teacher heads, T, T)    attention_mask: (B, T)
-    Only pairs of two real tokens count. With as many heads on both sides, head i learns from head i. With other
-    numbers there is no such pair, and the mean over the student's heads learns from the mean over the teacher's: a
-    weaker lesson, for which relation_loss was invented.
+    student_scores: (B, student heads, Q, T)    teacher_scores: (B, teacher heads, Q, T)    attention_mask: (B, T)
+    Q: of the T tokens, the first ones. Only pairs of two real tokens count. With as many heads on both sides, head i
+    learns from head i. With other numbers there is no such pair, and the mean over the student's heads learns from the
+    mean over the teacher's: a weaker lesson, for which relation_loss was invented.
     """
-    check_tokens(student_scores[:, 0], teacher_scores[:, 0], attention_mask)
+    queries = student_scores.shape[2]
+    check_tokens(student_scores[:, 0], teacher_scores[:, 0], attention_mask[:, :queries])
     teacher_scores = teacher_scores.detach()
     if student_scores.shape[1] != teacher_scores.shape[1]:
         student_scores, teacher_scores = (x.mean(dim=1, keepdim=True) for x in (student_scores, teacher_scores))
     real = attention_mask.bool()
-    pairs = real[:, :, None] & real[:, None, :]  # (B, T, T)
+    pairs = real[:, :queries, None] & real[:, None, :]  # (B, Q, T)
     return F.mse_loss(student_scores.movedim(1, -1)[pairs], teacher_scores.movedim(1, -1)[pairs])
 
 

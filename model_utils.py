@@ -189,9 +189,12 @@ def model_from_scratch(recipe, texts, label_names):
 FOLDER_FILES = ("config.json", *MODEL_FILES, "tokenizer.json", "run.json", "metrics.json")
 
 
-def check_out(folder):
-    """Raise before the work, not after it, when `folder` could not be written or holds somebody's other files."""
+def check_out(folder, sources=()):
+    """Raise before the work, not after it, when `folder` could not be written, holds somebody's other files, or is
+    one of the models (`sources`: names of folders or on the Hub) that the work starts from."""
     folder = Path(folder)
+    if any(name and Path(name).is_dir() and folder.resolve() == Path(name).resolve() for name in sources):
+        raise FileExistsError(f"--out {folder} is the model to start from, which would be lost; name another folder")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"--out {folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").exists():

@@ -318,7 +318,7 @@ def parse_args(argv=None):
 
 def main(argv=None, after_epoch=None):
     args = parse_args(argv)
-    check_out(args.out)
+    check_out(args.out, [args.model])
     device = pick_device(args.device)
     seed_everything(args.seed)
     original, tokenizer = load_model(args.model)

@@ -407,7 +407,7 @@ def compress(model, args, data, encoded, pad_id):
 
 def main(argv=None):
     args = parse_args(argv)
-    check_out(args.out)
+    check_out(args.out, [args.model])
     if args.device not in ("auto", "cpu"):
         raise ValueError(f"--device {args.device}: torch.ao's int8 kernels run on the CPU only")
     seed_everything(args.seed)

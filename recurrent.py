@@ -228,6 +228,8 @@ class RecurrentConfig:
         for name, low in LEAST.items():
             if getattr(self, name) < (0 if (self.kind, name) == ("bag", "num_layers") else low):
                 raise ValueError(f"{name} {getattr(self, name)} is too small")
+        if self.ngrams > 1 and not self.buckets:
+            raise ValueError(f"ngrams {self.ngrams} need buckets")
         if self.kind == "xlstm" and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if not 0 <= self.hidden_dropout < 1:
@@ -447,13 +449,13 @@ class BagEmbeddings(Embeddings):
     def __init__(self, config):
         super().__init__(config)
         self.orders, self.buckets = range(2, config.ngrams + 1), config.buckets
-        if self.buckets and self.orders:
+        if self.orders:
             self.ngram = nn.Embedding(self.buckets, config.embedding_size)
             nn.init.zeros_(self.ngram.weight)  # one that training never shows adds nothing later
 
     def forward(self, input_ids, mask):
         x = self.word(input_ids)
-        for n in self.orders if self.buckets else ():
+        for n in self.orders:
             x = x + F.pad(self.ngram(hash_ngrams(input_ids, n, self.buckets)), (0, 0, n - 1, 0))[:, :x.shape[1]]
         return x
 

@@ -92,8 +92,9 @@ def ask_all(teachers, texts, args, device):
             logits = predict(model, ids, args.batch_size, teacher.tokenizer.pad_id)
             model.to("cpu")
             return logits
-        digest = (parent_of(teacher.name)["sha256"] or text_digest(teacher.name).hex())[:16]
-        cache = Path(args.out).parent / "teacher_logits" / f"{digest}-{args.max_length}.safetensors"
+        weights, words = parent_of(teacher.name)["sha256"] or teacher.name, teacher.tokenizer
+        digest = text_digest(f"{weights} {words.backend.to_str()} {words.cleaning} {args.max_length}").hex()
+        cache = Path(args.out).parent / "teacher_logits" / f"{digest[:16]}.safetensors"
         answers.append(cached_logits(cache, texts, ask)[:, teacher.columns])
     return torch.stack(answers)
 

@@ -108,7 +108,8 @@ def main(argv=None, after_epoch=None):
     log.finish(logits, data.validation.labels, data.label_names)
     print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}\n"
           f"next: python prune.py --model {args.out} {data_flags(args)} --out {args.out}-pruned "
-          + ("--heads 0.5 --ffn 0.5" if isinstance(model, Encoder) else "--vocab 2"))
+          + ("--heads 0.5 --ffn 0.5" if isinstance(model, Encoder) else "--vocab 2" if model.config.ngrams == 1
+             else "--sparsity 0.5 --method magnitude --also embeddings"))
 
 
 if __name__ == "__main__":

@@ -200,6 +200,8 @@ def open_model(name, data, args, words=None, **options):
 
 def word_table(model):
     """The word vectors (V, d) of a model in floats, in whatever form they are stored."""
+    if not hasattr(model, "embeddings"):
+        raise ValueError("an exported graph has no word table to read: name the folder that it was exported from")
     word = model.embeddings.word
     return word.weight.detach() if isinstance(word, torch.nn.Embedding) else word.dequantize()
 

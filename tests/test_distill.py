@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from conftest import LABELS, TEXTS, random_model
 
 import distill
+import distillation
 import teachers
 from distill import kd_loss, student_of_teacher
 from encoder import with_width
@@ -252,7 +253,7 @@ def test_teachers_of_different_tasks_are_refused(folder, tokenizer):
 
 def test_inner_losses_are_the_sum_of_their_parts_and_zero_against_oneself(padded_batch):
     from data_utils import make_batch
-    from distillation import hidden_loss, relation_loss
+    from distillation import attention_loss, attention_scores, hidden_loss, relation_loss
     batch = make_batch([[2, 7, 9, 3], [2, 30, 3], [2, 8, 41, 6, 3]], [0, 1, 2], [0, 1, 2], 0)
     student, teacher = random_model(seed=1), random_model(seed=2)
 
@@ -272,8 +273,13 @@ def test_inner_losses_are_the_sum_of_their_parts_and_zero_against_oneself(padded
         student(batch.input_ids, batch.attention_mask)
         teacher(batch.input_ids, batch.attention_mask)
     mask = batch.attention_mask
-    by_hand = sum(hidden_loss(ours["hidden"][i], theirs["hidden"][i], mask) for i in range(4))
+    by_hand = sum(hidden_loss(ours["hidden"][i], theirs["hidden"][i], mask) for i in range(3))
+    by_hand += F.mse_loss(ours["hidden"][3][:, 0], theirs["hidden"][3][:, 0])  # of the last block the head reads this
     torch.testing.assert_close(parts[0], by_hand)
+    scores = [[attention_scores(block["query"][i], block["key"][i], 4) for block in (ours, theirs)] for i in (1, 2, 3)]
+    by_hand = sum(attention_loss(*pair, mask) for pair in scores[:2])
+    by_hand += attention_loss(*(block[:, :, :1] for block in scores[2]), mask)
+    torch.testing.assert_close(parts[1], by_hand)
     torch.testing.assert_close(parts[2], sum(relation_loss(ours[kind][3], theirs[kind][3], mask, 4)
                                              for kind in ("query", "key", "value")) / 3)
 
@@ -294,15 +300,108 @@ def test_a_boastful_teacher_is_calibrated_before_it_is_heard():
     torch.testing.assert_close(loud, plain, atol=1e-2, rtol=1e-2)
 
 
-def test_texts_that_are_held_out_are_left_out_of_the_unlabelled(folder, capsys):
-    (folder / "more.txt").write_text("\n".join([*(f"{text} {i}" for i, text in enumerate(TEXTS * 6)), "a new text"]))
-    run(folder, "--student", "bag", "--unlabelled", folder / "more.txt")
-    assert "7 that are validation or test texts" in capsys.readouterr().out
+@pytest.mark.parametrize("weights", ["validation", "confidence", "entropy", "mean"])
+def test_each_way_to_weigh_teachers_is_the_one_that_its_name_says(weights):
+    torch.manual_seed(0)
+    labels, (answers, on_validation) = torch.randint(-1, 3, (50,)), 3 * torch.randn(2, 2, 50, 3)
+    gold = torch.randint(0, 3, (50,))
+    heat = torch.stack([distillation.calibrate_temperature(row, gold) * torch.ones(()) for row in on_validation])
+    cool, cool_validation = answers / heat.view(2, 1, 1), on_validation / heat.view(2, 1, 1)
+    shares = {"validation": distillation.validation_weights(cool_validation, gold), "mean": torch.tensor([0.5, 0.5]),
+              "confidence": distillation.confidence_weights(cool, labels),
+              "entropy": distillation.entropy_weights(cool)}[weights]
+    torch.testing.assert_close(teachers.combine(answers, on_validation, labels, gold, weights, 3.0),
+                               distillation.combine_teachers(cool, shares, 3.0))
+
+
+@pytest.mark.parametrize("flags, expected", [([], 2.0), (["--temperature", 5], 5.0), (["--loss", "mse"], math.inf)])
+def test_teachers_are_combined_at_the_temperature_of_the_loss(folder, monkeypatch, flags, expected):
+    seen = []
+    monkeypatch.setattr(distill, "combine", lambda *args: seen.append(args[-1]) or teachers.combine(*args))
+    run(folder, "--student", "bag", *flags, teachers=("teacher", "other"))
+    assert seen == [expected]
+
+
+def test_each_text_learns_what_the_teacher_says_of_it(folder):
+    """A student that is its teacher has nothing to learn, provided that no text is held against another's answer."""
+    _, run_json = run(folder, "--student", "teacher:layers=0,1,2", "--alpha", 1, "--dropout", 0, "--augment", 1,
+                      "--lr", 0)
+    assert run_json["history"][0]["loss"] == pytest.approx(0, abs=1e-5)
+
+
+def test_teacher_that_was_trained_again_or_cleans_texts_otherwise_is_asked_again(folder, tokenizer):
+    args = distill.parse_args(["--teacher", "a", "--student", "b", "--data", "demo", "--out", str(folder / "out")])
+
+    def answers(seed, cleaning):
+        tokenizer.cleaning = cleaning
+        save_model(random_model(seed=seed, vocab_size=max(tokenizer.vocab_size, 60)), tokenizer, folder / "t", run={})
+        return teachers.ask_all(teachers.open_teachers([str(folder / "t")]), ["@ann is late", "so good"], args, "cpu")
+    first, again, retrained, cleaned = answers(3, "none"), answers(3, "none"), answers(4, "none"), answers(3, "cardiff")
+    assert torch.equal(first, again) and len(list((folder / "teacher_logits").iterdir())) == 3
+    assert not torch.allclose(first, retrained) and not torch.allclose(first[:, 0], cleaned[:, 0])
+
+
+def test_student_and_control_start_from_the_same_weights_and_each_seed_from_others(folder, monkeypatch):
+    starts = []
+    monkeypatch.setattr(distill, "train_student", lambda student, ids, labels, teacher_logits, validate, args, *rest:
+                        starts.append(student.head.out.weight.clone()) or distill.TrainingLog(student, args))
+    run(folder, "--student", "gru:hidden=8", "--control", "--seeds", 2)
+    assert torch.equal(starts[0], starts[1]) and torch.equal(starts[2], starts[3])
+    assert not torch.equal(starts[0], starts[2])
+
+
+def test_what_is_held_out_or_known_is_left_out_of_further_texts(folder, capsys):
+    rows = [f"{text} {i}" for i, text in enumerate(TEXTS * 6)]
+    (folder / "more.txt").write_text("\n".join([*rows, "a new text", "a new text"]))
+    model, run_json = run(folder, "--student", "bag", "--unlabelled", folder / "more.txt")
+    assert "1 texts without a label; left out: 7 that are validation or test texts" in capsys.readouterr().out
+    assert run_json["texts"] == len(rows) - 7 + 1
+
+
+def test_new_version_of_a_training_text_is_no_text_that_is_held_out(folder, monkeypatch, capsys):
+    validation = []
+    monkeypatch.setattr(distill, "augment", lambda texts, *rest, **more: [*validation, "one more"])
+    opened = distill.open_data
+    monkeypatch.setattr(distill, "open_data", lambda *args: validation.append(
+        (data := opened(*args)).validation.texts[0]) or data)
+    run(folder, "--student", "bag", "--augment", 1)
+    assert "--augment 1: 1 texts without a label; left out: 1 that" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--weights", "0.7,0.3"], "2 numbers for 1 teachers"), (["--weights", "entropy"], "there is one teacher"),
-    (["--alpha", "0", "--loss", "mse"], "labels only"), (["--relation-heads", "4"], "wants --relations"),
+    (["--student", "bag", "--unlabelled", "{0}/empty.txt"], "holds no text"),
+    (["--student", "bag", "--unlabelled", "{0}"], "no file of texts"),
+    (["--student", "bag", "--unlabelled", ""], "no file of texts"),
+    (["--student", "bag", "--augment", "1", "--ways", "mask"], "the teacher's tokenizer"),
+    (["--student", "bag", "--out", "{0}/teacher"], "would be lost"),
+    (["--student", "bag", "--control", "--out", "{0}/t"], "would be lost")])
+def test_impossible_wishes_are_refused_before_the_work(folder, flags, message):
+    (folder / "empty.txt").write_text("\n\n")
+    (folder / "teacher").rename(folder / "t-alone") if "--control" in flags else None
+    name = "t-alone" if "--control" in flags else "teacher"
+    before = (folder / name / "config.json").read_text()
+    with pytest.raises((ValueError, FileExistsError), match=message):
+        run(folder, *(flag.format(folder) for flag in flags), teachers=(name,))
+    assert (folder / name / "config.json").read_text() == before
+
+
+def test_masked_words_teach_a_student_with_the_teachers_tokenizer(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(distill, "augment", lambda *args, **more: seen.append((args[3], more["mask"])) or ["x [MASK]"])
+    run(folder, "--student", "teacher:layers=0", "--augment", 1, "--ways", "mask", "swap")
+    assert seen == [(["mask", "swap"], "[MASK]")]
+
+
+def test_control_of_make_which_has_the_students_flags_says_which_do_nothing(folder, capsys):
+    run(folder, "--student", "teacher:layers=0", "--alpha", 0, "--loss", "mse", "--hidden", 1)
+    assert "--loss, --hidden will do nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--weights", "0.7,0.3"], "2 weights for 1 teachers"), (["--weights", "entropy"], "there is one teacher"),
+    (["--relation-heads", "4"], "wants --relations"), (["--relations", "1", "--layer-map", "last"], "wants --hidden"),
+    (["--loss", "mse", "--temperature", "4"], "has none"), (["--ways", "swap"], "wants --augment"),
+    (["--temperature", "inf"], "above 0"), (["--weights", "-1"], "0 or more"),
     (["--alpha", "0", "--control"], "drop one"), (["--weights", "best"], "not one of")])
 def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
     with pytest.raises(SystemExit):

@@ -14,7 +14,7 @@ from torch import nn
 
 import search
 import train
-from data_utils import Dataset, Split
+from data_utils import Dataset, Split, load_dataset
 from model_utils import load_model, save_model
 from train_utils import Optimizer, TrainingLog, open_model, predict, run_script, scores
 
@@ -280,3 +280,20 @@ def test_balance_moves_the_weight_from_texts_to_classes(power):
     assert weights.tolist() == pytest.approx([(4 / 8) ** power, (4 / 2) ** power, (4 / 2) ** power])
     if power == 1:  # every class has the same share of the loss
         assert len({round(float(weights[k]) * labels.count(k), 5) for k in range(3)}) == 1
+
+
+def test_balanced_loss_is_the_weighted_cross_entropy(mine, tmp_path):
+    losses, rows = [], mine.read_text().splitlines()
+    mine.write_text("\n".join(row for i, row in enumerate(rows) if i < 40 or row.endswith(LABELS[0])))
+    for balance in (0.0, 1.0):
+        train.main([*train_argv(mine, tmp_path / "m"), "--lr", "0", "--epochs", "1", "--dropout", "0",
+                    "--batch-size", "1000", f"--balance={balance}"])
+        losses.append(json.loads((tmp_path / "m" / "run.json").read_text())["history"][0]["loss"])
+    model, tokenizer = load_model(tmp_path / "m")
+    data = load_dataset(str(mine))
+    logits = torch.cat([model(torch.tensor(tokenizer([text], 128))) for text in data.train.texts])
+    labels = torch.tensor(data.train.labels)
+    weights = train.class_weights(data.train.labels, len(data.label_names), 1.0)
+    assert losses == pytest.approx([torch.nn.functional.cross_entropy(logits, labels, w).item()
+                                    for w in (None, weights)], abs=1e-5)
+    assert abs(losses[0] - losses[1]) > 1e-4
