@@ -224,9 +224,9 @@ def more_texts(args, teacher, data):
             raise ValueError(f"--unlabelled {name} holds no text")
         take(found, f"--unlabelled {name}, {len(found):,} texts and {without:,} rows without one")
     if args.augment:
-        mask = mask_token(teacher.tokenizer) if "mask" in args.ways else None
+        mask = mask_token(teacher.tokenizer) if "mask" in args.augment_ways else None
         synonyms = similar_words(word_table(teacher.model), teacher.tokenizer, data.train.texts)
-        take(list(augment(data.train.texts, args.augment, args.seed, args.ways, synonyms=synonyms, mask=mask)),
+        take(list(augment(data.train.texts, args.augment, args.seed, args.augment_ways, synonyms=synonyms, mask=mask)),
              f"--augment {args.augment}")
     return texts
 
@@ -290,8 +290,8 @@ def parse_args(argv=None):
     parser.add_argument("--unlabelled", nargs="+", default=[], metavar="TEXTS", help="texts for the "
                         "teacher to label: files (or FILE:COLUMN), registered datasets (default: none)")
     parser.add_argument("--augment", type=whole_number, default=0, help="new versions of each training text; 0: none")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(DEFAULT_WAYS), help="of --augment; mask is for "
-                        "students with the teacher's tokenizer")
+    parser.add_argument("--augment-ways", nargs="+", choices=WAYS, default=list(DEFAULT_WAYS), metavar="WAY",
+                        help=f"how texts change: {', '.join(WAYS)} (mask: if the student has the teacher's tokenizer)")
     parser.add_argument("--control", action="store_true",
                         help="train the same student also without a teacher, into OUT-alone")
     parser.add_argument("--seeds", type=positive_int, default=1,
@@ -314,7 +314,8 @@ def parse_args(argv=None):
             ("weights", len(args.teacher) > 1, "there is one teacher"),
             ("relation_heads", args.relations, "it wants --relations"),
             ("layer_map", args.hidden or args.attention, "it wants --hidden or --attention"),
-            ("temperature", args.loss != "mse", "--loss mse has none"), ("ways", args.augment, "it wants --augment")))
+            ("temperature", args.loss != "mse", "--loss mse has none"),
+            ("augment_ways", args.augment, "it wants --augment")))
     if args.alpha == 0 and (idle := [f"--{name}" for name in ("loss", "temperature", "hidden", "attention", "relations",
                                                               "weights")
                                      if getattr(args, name) != parser.get_default(name)]):
@@ -389,8 +390,8 @@ def main(argv=None, after_epoch=None):
             raise ValueError("--hidden, --attention and --relations compare token by token: teacher and student must "
                              "be fp32 encoders with the same tokenizer, for example --student teacher:layers=0,2,5")
         InnerLosses(student, teacher, args)
-    if "mask" in args.ways and not (mask_token(tokenizer) and tokenizer.same_as(teachers[0].tokenizer)):
-        raise ValueError("--ways mask wants a student with the teacher's tokenizer, which must have a mask token")
+    if "mask" in args.augment_ways and not (mask_token(tokenizer) and tokenizer.same_as(teachers[0].tokenizer)):
+        raise ValueError("--augment-ways mask wants a student with the teacher's tokenizer, and a mask token in it")
     if args.loss == "decoupled" and len(data.label_names) == 2:
         print("--loss decoupled: with two classes its second term is zero, and the first is --loss soft")
     lesson = prepare_lesson(teachers, data, args, device)

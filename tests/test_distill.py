@@ -372,7 +372,7 @@ def test_new_version_of_a_training_text_is_no_text_that_is_held_out(folder, monk
     (["--student", "bag", "--unlabelled", "{0}/empty.txt"], "holds no text"),
     (["--student", "bag", "--unlabelled", "{0}"], "no file of texts"),
     (["--student", "bag", "--unlabelled", ""], "no file of texts"),
-    (["--student", "bag", "--augment", "1", "--ways", "mask"], "the teacher's tokenizer"),
+    (["--student", "bag", "--augment", "1", "--augment-ways", "mask"], "the teacher's tokenizer"),
     (["--student", "bag", "--out", "{0}/teacher"], "would be lost"),
     (["--student", "bag", "--control", "--out", "{0}/t"], "would be lost")])
 def test_impossible_wishes_are_refused_before_the_work(folder, flags, message):
@@ -388,7 +388,7 @@ def test_impossible_wishes_are_refused_before_the_work(folder, flags, message):
 def test_masked_words_teach_a_student_with_the_teachers_tokenizer(folder, monkeypatch):
     seen = []
     monkeypatch.setattr(distill, "augment", lambda *args, **more: seen.append((args[3], more["mask"])) or ["x [MASK]"])
-    run(folder, "--student", "teacher:layers=0", "--augment", 1, "--ways", "mask", "swap")
+    run(folder, "--student", "teacher:layers=0", "--augment", 1, "--augment-ways", "mask", "swap")
     assert seen == [(["mask", "swap"], "[MASK]")]
 
 
@@ -400,7 +400,7 @@ def test_control_of_make_which_has_the_students_flags_says_which_do_nothing(fold
 @pytest.mark.parametrize("flags, message", [
     (["--weights", "0.7,0.3"], "2 weights for 1 teachers"), (["--weights", "entropy"], "there is one teacher"),
     (["--relation-heads", "4"], "wants --relations"), (["--relations", "1", "--layer-map", "last"], "wants --hidden"),
-    (["--loss", "mse", "--temperature", "4"], "has none"), (["--ways", "swap"], "wants --augment"),
+    (["--loss", "mse", "--temperature", "4"], "has none"), (["--augment-ways", "swap"], "wants --augment"),
     (["--temperature", "inf"], "above 0"), (["--weights", "-1"], "0 or more"),
     (["--alpha", "0", "--control"], "drop one"), (["--weights", "best"], "not one of")])
 def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
