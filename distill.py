@@ -300,7 +300,7 @@ def parse_args(argv=None):
     add_common_flags(parser)
     args = parser.parse_args(argv)
     if not 0 < args.temperature < math.inf:
-        parser.error(f"--temperature {args.temperature} must be a number above 0")
+        parser.error(f"--temperature {args.temperature} must be above 0 and finite")
     if args.weights not in WEIGHTS:
         try:
             args.weights = [float(weight) for weight in args.weights.split(",")]

@@ -162,7 +162,8 @@ def test_fresh_process_follows_the_environment_variables(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "/no/such/folder", "./runs/x", "../x", "~/no-such-folder", "a/b/c", "runs/x/",
                                   "two words", "org/tiny@", "org/tiny@../../x", "org/tiny@a b"])
-def test_name_that_can_only_be_a_path_asks_no_server(hub, name):
+def test_name_that_can_only_be_a_path_asks_no_server(hub, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there is no ../x
     server = hub(tiny_repos())
     with pytest.raises(FileNotFoundError) as error:
         repository(name)

@@ -209,7 +209,9 @@ def wandb_records(path):
 
 
 def test_offline_wandb_run_holds_configuration_curves_and_confusion_matrix(mine, tmp_path):
+    import wandb
     train.main(train_argv(mine, tmp_path / "out", wandb="offline"))
+    wandb.teardown()  # its writer is a process of its own, and done when it has ended
     [path] = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     keys, config = set(), {}
     for record in wandb_records(path):
