@@ -181,7 +181,7 @@ def drop_units(model, texts, cost, args, validate, train):
             print(f"refit: relative error of the blocks {np.mean([a for a, _ in errors]):.3f} -> "
                   f"{np.mean([b for _, b in errors]):.3f}, macro-F1 {validate(model)['macro_f1']:.4f}")
         if args.epochs and step < args.steps:
-            train(model)
+            train(model, FixedMasks({}, {}))
     return model, steps
 
 
@@ -351,8 +351,7 @@ def main(argv=None, after_epoch=None):
         targets = predict(original, train_ids, args.batch_size, tokenizer.pad_id).softmax(-1)
     log, started = TrainingLog(model, args, after_epoch), time.monotonic()
 
-    def train(model, sparsifier=None):
-        sparsifier = sparsifier or FixedMasks({}, {})
+    def train(model, sparsifier):
         log.start_over(model, validate(model) if sparsifier.at_target() else None)
         recover(model, train_ids, targets, validate, args, tokenizer.pad_id, log, sparsifier)
 

@@ -214,7 +214,7 @@ class RecurrentConfig:
     num_layers: int = 1  # bag: dense layers, 0: the head alone
     num_heads: int = 1  # xLSTM
     ngrams: int = 1  # bag: 1 is words only, 3 adds pairs and triples
-    buckets: int = 0  # bag: rows that all n-grams of two and more tokens share, 0: no n-grams
+    buckets: int = 0  # bag: rows that all n-grams of two and more tokens share
     pad_token_id: int = 0
     max_length: int = 512  # texts are cut there; the models themselves take any length
     hidden_dropout: float = 0.3
