@@ -1,136 +1,19 @@
-"""Data sets: from the publisher's files to label ids and padded batches.
-
-    dataset = load_dataset("emotion")                          # registered: data/emotion/, else the Hub
-    dataset = load_dataset("mine.csv", text="tweet", label="mood")
-    for note in dataset.notes: print(note)                     # what was left out, and why
-    for batch in batches(ids, dataset.train.labels, 32, pad_id=0, shuffle_seed=0): ...
-
-Every row of a file is either used or counted in a note:
-
-    records (table_utils.read_records) -> texts and label names (read_split) -> Dataset (assemble) -> batches
-
-To register a data set, add a dict to DATASETS.
-"""
+"""The data's door."""
 
 import difflib
 import hashlib
-import itertools
 import json
-import random
 import re
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
+from pocketbert.data.datasets import DATASETS, find_source
+from pocketbert.data.demo import generate
+from pocketbert.data.labels import align_labels, known_label, plain_label, strongest_label
+from pocketbert.data.splits import SPLITS, Dataset, Split, duplicate_notes, split_validation, take
+from pocketbert.data.tables import BROKEN, Problem, choose_columns, no_column, read_records, read_texts
 
-import demo_data
-import hub_utils
-from table_utils import BROKEN, Problem, choose_columns, no_column, read_records, read_texts
-
-VALIDATION_ROWS = 3000      # taken from train where the publisher has no validation file, but at most
-VALIDATION_SHARE = 0.2      # this share of the rows
-SPLIT_SEED = 20200316       # never the training seed: a student would be validated on its teacher's training rows
-POOL_BATCHES = 50           # training: this many batches are sorted by length together
-
-SPLITS = ["train", "validation", "test"]
-KINDS = [".csv", ".tsv", ".jsonl", ".json"]                                    # each also with .gz
-
-EMOTIONS = ("admiration amusement anger annoyance approval caring confusion curiosity desire disappointment "
-            "disapproval disgust embarrassment excitement fear gratitude grief joy love nervousness optimism pride "
-            "realization relief remorse sadness surprise neutral").split()
-EKMAN = {"anger": "anger annoyance disapproval", "disgust": "disgust", "fear": "fear nervousness",
-         "joy": "joy amusement approval excitement gratitude love optimism relief pride admiration desire caring",
-         "sadness": "sadness disappointment embarrassment grief remorse",
-         "surprise": "surprise realization confusion curiosity", "neutral": "neutral"}
-MULTI = "a row with several labels counts for the {} that most of them fall in; ties go to the first listed"
-GO_EMOTIONS = [{"files": ["train.tsv", "dev.tsv", "test.tsv"], "columns": ["text", "label", "id"]},
-               {"repo": "SetFit/go_emotions@eb2aeb71c7715233b57c33b4500f5fb513d76d0d",
-                "files": ["train.jsonl", "validation.jsonl", "test.jsonl"]}]
-
-# One dict per data set. "labels": names in the order of their ids; None = sorted names. "sources": the forms in
-# which it is published, tried in turn: under data_dir/NAME/, or with "repo" on the Hub at a pinned revision.
-# A source has "files" for train, validation, test; the "text" column (else "text"); the "label" columns, of which
-# the first that holds a known label counts (else "label_text", then "label"); "columns" if there is no header.
-DATASETS = {
-    "tweet_sentiment_extraction": {"labels": ["negative", "neutral", "positive"], "sources": [
-        {"files": ["train.csv", None, "test.csv"], "label": ["sentiment"]},
-        {"repo": "mteb/tweet_sentiment_extraction@62146448f05be9e52a36b8ee9936447ea787eede",
-         "files": ["train.jsonl", None, "test.jsonl"]}]},
-    "corona_tweets": {
-        "labels": ["Extremely Negative", "Negative", "Neutral", "Positive", "Extremely Positive"],
-        "sources": [{"files": ["Corona_NLP_train.csv", None, "Corona_NLP_test.csv"],
-                     "text": "OriginalTweet", "label": ["Sentiment"]}]},
-    "sst2": {"labels": ["negative", "positive"], "sources": [
-        {"files": ["train.tsv", "dev.tsv", "test.tsv"], "text": "sentence"},
-        {"repo": "SetFit/sst2@00ea8ccb7a54b4e3780a3e51aa3f80361ff849c0",
-         "files": ["train.jsonl", "dev.jsonl", "test.jsonl"],
-         "note": ": 6,920 whole sentences for training, not the 67,349 phrases of GLUE"}]},
-    "emotion": {"labels": ["sadness", "joy", "love", "anger", "fear", "surprise"], "sources": [
-        {"files": ["train.txt", "val.txt", "test.txt"], "columns": ["text", "label"]},
-        {"repo": "mteb/emotion@829147f8f75a25f005913200eb5ed41fae320aa1",
-         "files": ["train.jsonl", "validation.jsonl", "test.jsonl"]}]},
-    "goemotions": {"labels": EMOTIONS, "groups": {e: e for e in EMOTIONS}, "note": MULTI.format("emotion"),
-                   "sources": GO_EMOTIONS},
-    "goemotions:ekman": {"labels": list(EKMAN), "groups": {e: group for group in EKMAN for e in EKMAN[group].split()},
-                         "note": MULTI.format("group"), "sources": GO_EMOTIONS},
-    "massive": {"labels": None, "locale": "en-US", "sources": [                  # massive:de-DE for another locale
-        {"files": ["{locale}_train.jsonl", "{locale}_dev.jsonl", "{locale}_test.jsonl"],
-         "text": "utt", "label": ["intent"]},
-        {"files": ["{locale}.jsonl"] * 3, "partitions": ["train", "dev", "test"],
-         "text": "utt", "label": ["intent"]},
-        {"repo": "mteb/amazon_massive_intent@d189f0ff91cc89665ddc5185f7267979c0314718",
-         "files": ["train/{language}.json.gz", "validation/{language}.json.gz", "test/{language}.json.gz"]}]},
-    "imdb": {"labels": ["negative", "positive"], "sources": [
-        {"files": ["train", None, "test"]}, {"files": ["aclImdb/train", None, "aclImdb/test"]},       # folders
-        {"repo": "mteb/imdb@8d743909f834c38949e8323a8a6ce8721ea6c7f4", "files": ["train.jsonl", None, "test.jsonl"]}]},
-    "demo": {},                                                                  # generated by demo_data.py
-}
-
-
-@dataclass
-class Split:
-    texts: list[str]
-    labels: list[int]
-
-    def __len__(self):
-        return len(self.texts)
-
-
-@dataclass
-class Dataset:
-    name: str
-    label_names: list[str]
-    train: Split
-    validation: Split
-    test: Split | None              # None: the publisher's test file is absent or has no labels
-    notes: list[str]
-    validation_origin: str          # "publisher", or how many training rows were held out
-    fingerprint: str                # of all texts and labels: two runs with the same one saw the same data
-
-
-# 1. Records -> texts and label names
-
-def plain_label(value):
-    """A label as its name: " joy " -> "joy", 3 -> "3". None if it is empty or not a string or number."""
-    return str(value).strip() or None if isinstance(value, (str, int, float)) and value == value else None   # no NaN
-
-
-def known_label(value, names):
-    """The label's name if it is among the names, in any case, or is an id (2, "2"). Otherwise None."""
-    key = (plain_label(value) or "").casefold()
-    key = {"neg": "negative", "pos": "positive"}.get(key, key)                       # aclImdb's folders
-    if key.isdecimal() and int(key) < len(names):
-        return names[int(key)]
-    return next((name for name in names if name.casefold() == key), None)
-
-
-def strongest_label(value, groups):
-    """The group of a row with several labels: "4,27", [4, 27] or ["approval", "neutral"]."""
-    labels = [known_label(v, EMOTIONS) for v in (value if isinstance(value, list) else str(value).split(","))]
-    found = [groups.get(label) for label in labels]
-    return None if None in found else max(found, key=found.count, default=None)      # max keeps the first of equals
+FILE_KINDS = [".csv", ".tsv", ".jsonl", ".json"]                               # each also with .gz
 
 
 def read_split(path, choose, to_name, notes, columns=None, partitions=(), partition=None):
@@ -180,8 +63,6 @@ def read_split(path, choose, to_name, notes, columns=None, partitions=(), partit
     return texts, labels
 
 
-# 2. Rows -> Dataset
-
 def load_dataset(name, data_dir="data", text=None, label=None):
     """A data set by its registered name (see DATASETS), or from the user's own file or folder of files.
 
@@ -197,7 +78,7 @@ def load_dataset(name, data_dir="data", text=None, label=None):
     if name not in DATASETS and "locale" not in entry:
         raise ValueError(f"{base} has no variant {variant!r}; known: {', '.join(DATASETS)}")
     if name == "demo":
-        generated = demo_data.generate(seed=0)
+        generated = generate(seed=0)
         return assemble(name, {split: tuple(zip(*generated[split], strict=True)) for split in SPLITS}, [])
 
     notes = [entry["note"]] if "note" in entry else []
@@ -216,30 +97,6 @@ def load_dataset(name, data_dir="data", text=None, label=None):
     return assemble(name, parts, notes, known)
 
 
-def find_source(name, folder, entry, locale, notes):
-    """(the first source that is at hand, [path or None for train, validation, test])."""
-    language = locale if locale.startswith("zh") else locale.split("-")[0]          # on the Hub: en, but zh-CN
-    wanted = []
-    for source in entry["sources"]:
-        files = [file and file.format(locale=locale, language=language) for file in source["files"]]
-        repo = source.get("repo")
-        wanted.append(f"{files[0]} in {repo} on the Hub" if repo else str(folder / files[0]))
-        try:
-            find = hub_utils.repository(repo, repo_type="dataset") if repo else lambda file: existing(folder / file)
-            paths = [file and find(file) for file in files]
-        except (OSError, ValueError) as error:
-            raise type(error)(f"{name}: no {' or '.join(wanted)}: {' '.join(str(error).split())}") from error
-        if paths[0]:
-            notes += [f"read from the Hub: {repo}{source.get('note', '')}"] if repo else []
-            return source, paths
-    raise FileNotFoundError(f"{name}: no {' or '.join(wanted)}" + ("" if repo else
-                            ": it is not on the Hub, put the publisher's file there"))
-
-
-def existing(path):
-    return path if path.exists() else None
-
-
 def own_parts(name, text, label):
     """({split: (texts, label names)}, notes) of a file, or a folder of train, validation (dev, val), test files."""
     path = Path(name)
@@ -250,14 +107,14 @@ def own_parts(name, text, label):
     paths = {"train": [path]}
     if path.is_dir():
         stems = {"train": ["train"], "validation": ["validation", "dev", "val"], "test": ["test"]}
-        paths = {split: [file for stem in stems[split] for kind in KINDS for end in ("", ".gz")
+        paths = {split: [file for stem in stems[split] for kind in FILE_KINDS for end in ("", ".gz")
                          if (file := path / (stem + kind + end)).is_file()] for split in SPLITS}
         if not paths["train"] or any(len(found) > 1 for found in paths.values()):
             raise ValueError(f"{path} must hold one train file and at most one validation and one test file "
-                             f"({', '.join(KINDS)} or .gz); it has "
+                             f"({', '.join(FILE_KINDS)} or .gz); it has "
                              f"{', '.join(f.name for found in paths.values() for f in found) or 'none'}")
-    elif Path(name.removesuffix(".gz")).suffix.lower() not in KINDS:
-        raise ValueError(f"{path}: expected a file that ends in {', '.join(KINDS)} (or .gz), or a folder of these")
+    elif Path(name.removesuffix(".gz")).suffix.lower() not in FILE_KINDS:
+        raise ValueError(f"{path}: expected a file that ends in {', '.join(FILE_KINDS)} (or .gz), or a folder of these")
     notes = []
     return {split: read_split(found[0], partial(choose_columns, text=text, labels=[label], need_label=split != "test"),
                               plain_label, notes) for split, found in paths.items() if found}, notes
@@ -307,143 +164,19 @@ def assemble(name, parts, notes, label_names=None):
                    digest.hexdigest()[:12])
 
 
-def text_key(text):
-    """Texts with the same key count as the same text."""
-    return text.strip().casefold()
+def open_data(args, label_names=None):
+    """The dataset that --data names, its notes printed, its labels in the order of `label_names` if given."""
+    data = load_dataset(args.data, args.data_dir, text=args.text, label=args.label)
+    print(f"data: {data.name}, {len(data.train):,} training and {len(data.validation):,} validation texts "
+          f"(validation: {data.validation_origin}), {len(data.label_names)} labels")
+    for note in data.notes:
+        print(f"  {note}")
+    if getattr(args, "max_train", None) and args.max_train < len(data.train):
+        data.train = take(data.train, args.max_train, seed=args.seed)
+        print(f"  --max-train: a stratified subset of {len(data.train):,} training texts")
+    return align_labels(data, label_names) if label_names else data
 
 
-def duplicate_notes(splits):
-    """What repeats, and contradicts itself: it is all used, but a reader of a score should know."""
-    keys, labels_of = {split: [text_key(t) for t in part.texts] for split, part in splits.items()}, {}
-    for key, label in zip(keys["train"], splits["train"].labels, strict=True):
-        labels_of.setdefault(key, set()).add(label)
-    counts = {"row(s) of train with a text that occurs earlier in it": len(keys["train"]) - len(labels_of),
-              "text(s) of train with more than one label": sum(len(labels) > 1 for labels in labels_of.values())}
-    for early, late in itertools.combinations(SPLITS, 2):
-        known = set(keys.get(early, []))
-        counts[f"row(s) of {late} with a text that is also in {early}"] = sum(k in known for k in keys.get(late, []))
-    return [f"{count:,} {what.replace('(s)', 's' * (count > 1))}: used" for what, count in counts.items() if count]
-
-
-def shares(counts, n):
-    """How many of n rows each class gets: in proportion to counts, by largest remainders."""
-    exact = [n * count / max(sum(counts), 1) for count in counts]
-    rows = [int(e) for e in exact]
-    for c in sorted(range(len(counts)), key=lambda c: rows[c] - exact[c])[:n - sum(rows)]:
-        rows[c] += 1
-    return rows
-
-
-def by_class(groups, labels, seed):
-    """Row groups by the label of their first row, in random order (random() alone is the same in every Python)."""
-    rng, classes = random.Random(seed), {}
-    for _, rows in sorted((rng.random(), rows) for rows in groups):
-        classes.setdefault(labels[rows[0]], []).append(rows)
-    return list(classes.values())
-
-
-def select(split, rows):
-    return Split([split.texts[r] for r in rows], [split.labels[r] for r in rows])
-
-
-def split_validation(train):
-    """(train, validation): VALIDATION_ROWS rows, at most VALIDATION_SHARE of them all, in proportion to classes.
-
-    A text that occurs twice goes to one side with all its copies, or validation would reward memory. At least
-    one text of every class stays in train. The same rows give the same split in every run, whatever its seed.
-    """
-    groups = {}
-    for row, text in enumerate(train.texts):
-        groups.setdefault(text_key(text), []).append(row)
-    classes = by_class(groups.values(), train.labels, SPLIT_SEED)
-    wanted = max(1, min(VALIDATION_ROWS, int(VALIDATION_SHARE * len(train))))
-    held_out = set()
-    for texts, room in zip(classes, shares([sum(map(len, texts)) for texts in classes], wanted), strict=True):
-        for rows in texts[:-1]:
-            if len(rows) <= room:
-                held_out.update(rows)
-                room -= len(rows)
-    if not held_out:
-        raise ValueError(f"{len(train)} training rows are too few to hold some out: add rows or a validation file")
-    return select(train, [r for r in range(len(train)) if r not in held_out]), select(train, sorted(held_out))
-
-
-def take(split, n, seed):
-    """n rows of a split, in proportion to its classes, but at least one row of each where n allows it."""
-    if n >= len(split):
-        return split
-    classes = sorted(by_class([[row] for row in range(len(split))], split.labels, seed), key=len, reverse=True)
-    chosen = [rows.pop() for rows in classes[:n]]        # one of each class, then the rest in proportion
-    for rows, count in zip(classes, shares([len(rows) for rows in classes], n - len(chosen)), strict=True):
-        chosen += rows[:count]
-    return select(split, sorted(row for [row] in chosen))
-
-
-def align_labels(dataset, label_names):
-    """The data set with the label ids of a model: matched by name, in any case; the model's order wins.
-
-    A model whose labels are only called LABEL_0, LABEL_1, ... is matched by their number.
-    """
-    ids = {name.casefold(): i for i, name in enumerate(label_names)}
-    missing = [name for name in dataset.label_names if name.casefold() not in ids]
-    if all(re.fullmatch(r"LABEL_\d+", name) for name in label_names):
-        if len(label_names) == len(dataset.label_names):
-            return dataset
-    if missing:
-        raise ValueError(f"{dataset.name} has labels that the model has not: {', '.join(missing[:9])}. The model's "
-                         f"{len(label_names)}: {', '.join(label_names[:9])}. Rename the labels in the data, or "
-                         "fine-tune the model on this data first (train.py)")
-
-    def remap(split):
-        return split and Split(split.texts, [ids[dataset.label_names[label].casefold()] for label in split.labels])
-
-    return replace(dataset, label_names=list(label_names), train=remap(dataset.train),
-                   validation=remap(dataset.validation), test=remap(dataset.test))
-
-
-# 3. Token ids -> batches
-
-@dataclass
-class Batch:
-    input_ids: torch.Tensor                     # (B, T) int64, padded to the longest row of this batch
-    attention_mask: torch.Tensor | None         # (B, T) int64, 1 = token, 0 = padding; None if nothing is padded
-    labels: torch.Tensor | None                 # (B,) int64
-    index: list[int]                            # which row of the split each line is
-
-    def to(self, device):
-        return Batch(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in vars(self).values()))
-
-
-def make_batch(ids, labels, rows, pad_id):
-    """Pad the rows to their longest: one numpy assignment fills the batch, no tensor is made per row."""
-    lengths = np.array([len(ids[r]) for r in rows])
-    mask = np.arange(lengths.max()) < lengths[:, None]                               # (B, T)
-    padded = np.full(mask.shape, pad_id, dtype=np.int64)
-    padded[mask] = np.fromiter(itertools.chain.from_iterable(ids[r] for r in rows), np.int64, lengths.sum())
-    return Batch(torch.from_numpy(padded), None if mask.all() else torch.from_numpy(mask.astype(np.int64)),
-                 None if labels is None else torch.tensor([labels[r] for r in rows]), rows)
-
-
-def batches(ids, labels, batch_size, pad_id, shuffle_seed=None):
-    """Yields a Batch for every batch_size rows; every row occurs exactly once.
-
-    ids: a list of token ids per row. labels: a list of ints, or None.
-    Texts of one length belong together, because padding costs as much time as text. For scoring
-    (shuffle_seed=None) all rows are sorted, longest first: if a batch is too big for memory, it is the first.
-    Batch.index undoes the order. For training, pools of POOL_BATCHES random batches are sorted and cut, and the
-    batches shuffled: nearly as little padding, and no two epochs (with another seed each) have the same batches.
-    """
-    if batch_size < 1 or labels is not None and len(labels) != len(ids):
-        raise ValueError(f"batch size {batch_size}, {len(ids)} texts, {len(labels or ids)} labels: "
-                         "expected at least 1, and a label for every text")
-    rng = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
-    lengths = np.array([len(row) for row in ids])
-    order = np.arange(len(ids)) if rng is None else rng.permutation(len(ids))
-    pool_size = max(len(ids), 1) if rng is None else POOL_BATCHES * batch_size
-    cuts = []
-    for start in range(0, len(ids), pool_size):
-        pool = order[start:start + pool_size]
-        pool = pool[np.argsort(-lengths[pool], kind="stable")].tolist()
-        cuts += [pool[i:i + batch_size] for i in range(0, len(pool), batch_size)]
-    for i in range(len(cuts)) if rng is None else rng.permutation(len(cuts)):
-        yield make_batch(ids, labels, cuts[i], pad_id)
+def encode(tokenizer, split, args, model):
+    """The token ids of a split's texts, no longer than --max-length or the model's positions."""
+    return tokenizer(split.texts, min(args.max_length, model.config.max_length))

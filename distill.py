@@ -8,9 +8,9 @@ student how near the classes are. Softened by a temperature T (Hinton, Vinyals a
 A teacher is asked once for each text, and its logits are kept on disk by text; so teachers and student may differ in
 family and tokenizer, and texts without a label (--unlabelled, --augment) teach as well as others.
 
-    python distill.py --teacher runs/demo/teacher --student scratch:layers=2,hidden=64 --data demo \\
+    python distill.py --teacher runs/demo/teacher --student scratch:layers=2,hidden=64 --data demo \
         --out runs/demo/student --lr 1e-3 --epochs 10 --control --seeds 3
-    python distill.py --teacher runs/tweets/teacher runs/tweets/other --weights validation \\
+    python distill.py --teacher runs/tweets/teacher runs/tweets/other --weights validation \
         --student teacher:layers=0,2,5 --data tweet_sentiment_extraction --out runs/tweets/student --lr 1e-4
     ... --student lstm | gru | xlstm | rwkv | bag:ngrams=3     --loss mse | decoupled     --relations 1
 
@@ -22,7 +22,6 @@ The losses are in distillation.py, the teachers' answers in teachers.py.
 
 import argparse
 import math
-import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,53 +30,40 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from augmentation import DEFAULT_WAYS, WAYS, augment, mask_token, similar_words
-from data_utils import batches, text_key, unlabelled_texts
-from distillation import (
-    attention_loss,
-    attention_scores,
-    capture,
-    decoupled_kd_loss,
-    given_weights,
-    hidden_loss,
-    layer_map,
-    logit_mse_loss,
-    relation_loss,
-    soft_target_loss,
-    svd_table,
-)
-from encoder import Encoder, with_layers, with_width
-from file_utils import write_json
-from measure_utils import count_parameters
-from model_utils import check_out, save_model
-from report_utils import t_interval
-from sparsity import to_dense
-from teachers import WEIGHTS, ask_all, combine, open_teachers
-from train_utils import (
-    Optimizer,
-    TrainingLog,
+from data_utils import encode, open_data, unlabelled_texts
+from model_utils import open_model
+from pocketbert.cli import (
     add_common_flags,
     add_training_flags,
-    autocast,
     data_flags,
-    encode,
-    fraction,
-    not_negative,
-    open_data,
-    open_model,
+    nonnegative_float,
+    nonnegative_int,
     parser_for,
-    pick_device,
     positive_int,
-    predict,
-    prepare_for_training,
-    provenance,
     refuse_idle_flags,
     run_script,
-    scores,
-    seed_everything,
-    whole_number,
-    word_table,
+    unit_interval,
 )
+from pocketbert.data.batching import batches
+from pocketbert.data.splits import text_key
+from pocketbert.distillation.augment import DEFAULT_WAYS, WAYS, augment, mask_token, similar_words
+from pocketbert.distillation.cache import open_teachers, teacher_logits
+from pocketbert.distillation.ensemble import WEIGHTS, combine, given_weights
+from pocketbert.distillation.inner import InnerLosses, compares_layers
+from pocketbert.distillation.losses import decoupled_kd_loss, logit_mse_loss, soft_target_loss
+from pocketbert.evaluation.metrics import scores, t_interval
+from pocketbert.files import write_json
+from pocketbert.models.device import autocast, pick_device, seed_everything
+from pocketbert.models.encoder import Encoder
+from pocketbert.models.folder import check_out, parent_of, save_model
+from pocketbert.models.predict import predict
+from pocketbert.models.recipes import student_of_teacher
+from pocketbert.models.size import count_parameters
+from pocketbert.models.sparse import to_dense
+from pocketbert.models.stored import word_vectors
+from pocketbert.provenance import provenance
+from pocketbert.training.log import TrainingLog
+from pocketbert.training.optim import Optimizer, prepare_for_training
 
 
 def kd_loss(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.5, loss="soft"):
@@ -105,92 +91,13 @@ def kd_loss(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.5, 
     return alpha * soft_loss + (1 - alpha) * hard_loss
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Inside the layers: hidden states, attention, relations
-# ---------------------------------------------------------------------------------------------------------
-
-def compares_layers(args):
-    return bool(args.hidden or args.attention or args.relations)
-
-
-class InnerLosses(nn.Module):
-    """What the student's layers should have in common with the first teacher's, layer by layer.
-
-    mapping: student block -> teacher block (see layer_map). The projections of hidden states, where widths differ,
-    are trained with the student and thrown away. In the teacher's last block the head reads the first token alone,
-    and what the others answer there is nobody's: hidden states and attention compare the first token's.
-    """
-
-    def __init__(self, student, teacher, args):
-        super().__init__()
-        self.heads = args.relation_heads or teacher.layers[-1].attention.num_heads
-        for model in (student, teacher) if args.relations else ():
-            if model.layers[-1].attention.query.out_features % self.heads:
-                raise ValueError(f"--relation-heads {self.heads} does not divide the "
-                                 f"{model.layers[-1].attention.query.out_features} numbers of a query: give another")
-        self.args, self.teacher = args, [teacher]  # in a list: its weights are not ours to train or to save
-        self.mapping = dict(enumerate(layer_map(len(student.layers), len(teacher.layers), args.layer_map)))
-        widths = student.config.hidden_size, teacher.config.hidden_size
-        self.projection = nn.Linear(*widths, bias=False) if args.hidden and widths[0] != widths[1] else None
-
-    def listen(self, student):
-        return capture(student, list(self.mapping))
-
-    def forward(self, student, inner, batch):
-        """hidden * MSE of hidden states + attention * MSE of attention scores + relations * KL of Q, K, V relations."""
-        teacher, args, loss = self.teacher[0], self.args, 0.0
-        mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
-        with torch.no_grad(), capture(teacher, list(self.mapping.values())) as wanted:
-            teacher(batch.input_ids, mask)
-        for ours, theirs in self.mapping.items():
-            read = slice(1 if theirs == len(teacher.layers) else None)  # the tokens whose answers somebody reads
-            if args.hidden:
-                hidden = inner["hidden"][ours][:, read], wanted["hidden"][theirs][:, read]
-                loss += args.hidden * hidden_loss(*hidden, mask[:, read], self.projection)
-            if args.attention and ours:  # block 0 is the embeddings
-                a, b = (attention_scores(block["query"][i][:, read], block["key"][i],
-                                         model.layers[i - 1].attention.num_heads)
-                        for block, i, model in ((inner, ours, student), (wanted, theirs, teacher)))
-                loss += args.attention * attention_loss(a, b, mask)
-        if args.relations:  # MiniLM: the last mapped block alone
-            ours, theirs = list(self.mapping.items())[-1]
-            loss += args.relations * sum(relation_loss(inner[kind][ours], wanted[kind][theirs], mask,
-                                                       self.heads) for kind in ("query", "key", "value")) / 3
-        return loss
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The student
-# ---------------------------------------------------------------------------------------------------------
-
-def student_of_teacher(recipe, teacher):
-    """'teacher:layers=0,2,5:hidden=192' -> a student made of the teacher's embeddings, these layers and its head.
-
-    It starts far ahead of random weights, and the teacher's tokenizer is its own. hidden: narrower vectors, on the
-    directions in which the teacher's word table is widest (SVD).
-    """
-    parts = dict(part.partition("=")[::2] for part in recipe.split(":")[1:])
-    numbers, width = parts.get("layers", ",".join(map(str, range(len(teacher.layers))))), parts.get("hidden")
-    kept = [int(number) for number in numbers.split(",")] if re.fullmatch(r"\d+(,\d+)*", numbers) else []
-    if not parts or set(parts) - {"layers", "hidden"} or kept != sorted(set(kept)) or not kept \
-            or kept[-1] >= len(teacher.layers):
-        raise ValueError(f"--student {recipe!r}: layers=... must name layers from 0 to {len(teacher.layers) - 1} in "
-                         f"rising order, e.g. teacher:layers=0,{len(teacher.layers) - 1} or teacher:hidden=128")
-    student = with_layers(teacher, kept)
-    if width is None:
-        return student
-    if not width.isdigit() or not 0 < int(width) < teacher.config.hidden_size:
-        raise ValueError(f"--student {recipe!r}: hidden must be below the teacher's {teacher.config.hidden_size}")
-    return with_width(student, svd_table(teacher.embeddings.word.weight.detach(), int(width))[1])
-
-
 def open_student(name, teacher, data, args):
     """(student ready to train, tokenizer): a fresh one at each call."""
     if name.split(":")[0] == "teacher":
         if args.words:
             raise ValueError(f"--words {args.words} is for recurrent students; {name} has its teacher's words")
         source = to_dense(teacher.model)
-        if source.config.stored_forms or not isinstance(source, Encoder):
+        if source.config.stored_formats or not isinstance(source, Encoder):
             raise ValueError(f"--student {name}: only the layers of an fp32 encoder can be trained; take such a "
                              "teacher, or a student of another kind")
         student = student_of_teacher(name, source)
@@ -225,15 +132,11 @@ def more_texts(args, teacher, data):
         take(found, f"--unlabelled {name}, {len(found):,} texts and {without:,} rows without one")
     if args.augment:
         mask = mask_token(teacher.tokenizer) if "mask" in args.augment_ways else None
-        synonyms = similar_words(word_table(teacher.model), teacher.tokenizer, data.train.texts)
+        synonyms = similar_words(word_vectors(teacher.model), teacher.tokenizer, data.train.texts)
         take(list(augment(data.train.texts, args.augment, args.seed, args.augment_ways, synonyms=synonyms, mask=mask)),
              f"--augment {args.augment}")
     return texts
 
-
-# ---------------------------------------------------------------------------------------------------------
-# The loop
-# ---------------------------------------------------------------------------------------------------------
 
 def train_student(student, ids, labels, teacher_logits, validate, args, alpha, pad_id, inner_losses=None,
                   after_epoch=None):
@@ -264,8 +167,6 @@ def train_student(student, ids, labels, teacher_logits, validate, args, alpha, p
     return log
 
 
-# ---------------------------------------------------------------------------------------------------------
-
 def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--teacher", required=True, nargs="+", help="one or more fine-tuned model folders")
@@ -279,17 +180,19 @@ def parse_args(argv=None):
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--loss", choices=["soft", "mse", "decoupled"], default="soft", help="how soft targets are met")
     parser.add_argument("--temperature", type=float, default=2.0, help="softens both distributions; 1: plain softmax")
-    parser.add_argument("--alpha", type=fraction, default=0.5, help="weight of the soft targets; 0: no teacher")
-    parser.add_argument("--hidden", type=not_negative, default=0.0, help="of the hidden states' distance; 0: off")
-    parser.add_argument("--attention", type=not_negative, default=0.0, help="of the attention scores' distance; 0: off")
-    parser.add_argument("--relations", type=not_negative, default=0.0, help="of MiniLMv2's relations; 0: off")
+    parser.add_argument("--alpha", type=unit_interval, default=0.5, help="weight of the soft targets; 0: no teacher")
+    parser.add_argument("--hidden", type=nonnegative_float, default=0.0, help="of the hidden states' distance; 0: off")
+    parser.add_argument("--attention", type=nonnegative_float, default=0.0,
+                        help="of the attention scores' distance; 0: off")
+    parser.add_argument("--relations", type=nonnegative_float, default=0.0, help="of MiniLMv2's relations; 0: off")
     parser.add_argument("--relation-heads", type=positive_int,
                         help="heads for --relations (default: as many as the teacher has)")
     parser.add_argument("--layer-map", choices=["uniform", "last"], default="uniform",
                         help="which of the teacher's layers each of the student's learns from")
     parser.add_argument("--unlabelled", nargs="+", default=[], metavar="TEXTS", help="texts for the "
                         "teacher to label: files (or FILE:COLUMN), registered datasets (default: none)")
-    parser.add_argument("--augment", type=whole_number, default=0, help="new versions of each training text; 0: none")
+    parser.add_argument("--augment", type=nonnegative_int, default=0,
+                        help="new versions of each training text; 0: none")
     parser.add_argument("--augment-ways", nargs="+", choices=WAYS, default=list(DEFAULT_WAYS), metavar="WAY",
                         help=f"how texts change: {', '.join(WAYS)} (mask: if the student has the teacher's tokenizer)")
     parser.add_argument("--control", action="store_true",
@@ -340,7 +243,7 @@ def prepare_lesson(teachers, data, args, device):
     labels = list(data.train.labels) + [-1] * (len(texts) - len(data.train))
     if args.alpha == 0:
         return Lesson(texts, labels, torch.zeros(len(texts), len(data.label_names)), None)
-    answers = ask_all(teachers, texts + data.validation.texts, args, device)
+    answers = teacher_logits(teachers, texts + data.validation.texts, args, device)
     answers, on_validation = answers[:, :len(texts)], answers[:, len(texts):]
     temperature, val_labels = math.inf if args.loss == "mse" else args.temperature, data.validation.labels
     logits = combine(answers, on_validation, torch.tensor(labels), torch.tensor(val_labels), args.weights, temperature)
@@ -385,7 +288,7 @@ def main(argv=None, after_epoch=None):
     student, tokenizer = open_student(args.student, teachers[0], data, args)  # what cannot be shows early
     if compares_layers(args):
         teacher = teachers[0].model = to_dense(teachers[0].model)
-        if not (isinstance(student, Encoder) and isinstance(teacher, Encoder) and not teacher.config.stored_forms
+        if not (isinstance(student, Encoder) and isinstance(teacher, Encoder) and not teacher.config.stored_formats
                 and tokenizer.same_as(teachers[0].tokenizer)):
             raise ValueError("--hidden, --attention and --relations compare token by token: teacher and student must "
                              "be fp32 encoders with the same tokenizer, for example --student teacher:layers=0,2,5")
@@ -406,7 +309,8 @@ def main(argv=None, after_epoch=None):
                 after_epoch if (role, seed) == ("student", args.seed) else None)
             found[role].append(validation)
             if role not in runs:  # the first seed's model is kept, at once
-                runs[role] = provenance("distill.py", args, argv, parent=args.teacher[0], data=data, history=history,
+                runs[role] = provenance("distill.py", args, argv, parent=parent_of(args.teacher[0]), data=data,
+                                        history=history,
                                         validation=validation, teachers=args.teacher, student=args.student,
                                         control=role == "alone", texts=len(lesson.texts))
                 save_model(student, tokenizer, folder, runs[role])

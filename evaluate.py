@@ -24,42 +24,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.metrics import precision_recall_fscore_support
 
-import cascade
-from data_utils import batches
-from file_utils import read_json, write_json, write_text
-from measure_utils import count_parameters, file_bytes, hardware, hardware_line, time_interleaved
-from model_utils import load_model
-from report_utils import (
-    confusion_matrix,
-    macro_f1,
-    mcnemar,
-    paired_bootstrap,
-    per_class_table,
-    plot_confusions,
-    plot_histories,
-    plot_scores,
-    table,
-    write_csv,
-)
-from table_utils import read_texts
-from train_utils import (
-    add_common_flags,
-    encode,
-    fraction,
-    open_data,
-    parser_for,
-    pick_device,
-    positive_int,
-    predict,
-    run_script,
-    scores,
-)
+from data_utils import encode, open_data
+from pocketbert.cli import add_common_flags, parser_for, positive_int, run_script, unit_interval
+from pocketbert.data.tables import read_texts
+from pocketbert.evaluation.cascade import measure_cascade
+from pocketbert.evaluation.metrics import confusion_matrix, macro_f1, mcnemar, paired_bootstrap, quality
+from pocketbert.evaluation.plots import plot_confusions, plot_histories, plot_scores
+from pocketbert.evaluation.tables import per_class_table, results_table, write_csv
+from pocketbert.evaluation.timing import latencies
+from pocketbert.files import read_json, write_json, write_text
+from pocketbert.hardware import hardware, hardware_line
+from pocketbert.models.device import pick_device
+from pocketbert.models.folder import load_model
+from pocketbert.models.predict import predict
+from pocketbert.models.size import count_parameters, file_bytes
 
-# ---------------------------------------------------------------------------------------------------------
-# The report
-# ---------------------------------------------------------------------------------------------------------
 
 def model_folders(names):
     """The model folders among the names; others (a shell's runs/* names everything) are passed over with a line."""
@@ -94,40 +74,6 @@ def open_models(folders, args):
             raise ValueError(f"{name} has the labels {', '.join(names)}, the first model {', '.join(first)}: "
                              "evaluate models of one task at a time")
     return models, tokenizers
-
-
-def quality(logits, labels, label_names):
-    """Scores, per-class scores and confusion matrix of logits (N, classes)."""
-    predicted = logits.argmax(-1).numpy()
-    ids = range(len(label_names))
-    precision, recall, f1, texts = precision_recall_fscore_support(labels, predicted, labels=ids, zero_division=0)
-    return {**scores(logits, labels),
-            "per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
-                                 "texts": int(texts[i])} for i, name in enumerate(label_names)},
-            "confusion": confusion_matrix(labels, predicted, len(label_names)).tolist()}
-
-
-def latencies(models, ids, pad_ids, batch_size, count, device):
-    """Milliseconds per batch, the models taking turns on the same texts.
-
-    models, ids, pad_ids: {name: ...}; ids[name] are the token ids of all texts, in the same order for each.
-    count batches of `batch_size` texts of like length, spread over all lengths, are timed three times each after a
-    warm-up. Returns {name: (3 * count,)}.
-    """
-    order = np.argsort([len(row) for row in next(iter(ids.values()))], kind="stable")
-    starts = np.linspace(0, max(0, len(order) - batch_size), count).astype(int)
-    times = {name: [] for name in models}
-    for warm_up, start in [(True, starts[count // 2])] * 3 + [(False, start) for start in starts]:
-        rows = order[start:start + batch_size]
-        calls = {}
-        for name, model in models.items():
-            batch = next(iter(batches([ids[name][i] for i in rows], None, batch_size, pad_ids[name]))).to(device)
-            calls[name] = lambda model=model, batch=batch: model(batch.input_ids, batch.attention_mask)
-        with torch.inference_mode():
-            for name, values in time_interleaved(calls, repeats=3, warmup=1).items():
-                if not warm_up:
-                    times[name].extend(values)
-    return {name: np.array(values) for name, values in times.items()}
 
 
 def report(args):
@@ -210,7 +156,7 @@ def report_cascade(args):
     def scorer(ids):
         return lambda name, rows: predict(models[name], [ids[name][row] for row in rows], args.batch_size,
                                           tokenizers[name].pad_id)
-    cascade.report(folders, models, encode_for_both, scorer, data, args)
+    measure_cascade(folders, models, encode_for_both, scorer, data, args)
 
 
 def notes(results, where):
@@ -232,7 +178,7 @@ def notes(results, where):
 
 
 def write_report(results, label_names, where, histories, args):
-    out, text = Path(args.out), table(results)
+    out, text = Path(args.out), results_table(results)
     remarks = notes(results, where)
     write_csv(results, out / "results.csv")
     pictures = {"score_size.png": "Score against size", "score_latency.png": "Score against latency",
@@ -251,10 +197,6 @@ def write_report(results, label_names, where, histories, args):
     print("\n".join(remarks))
     print(f"{out}: results.md, results.csv, {', '.join(pictures)}")
 
-
-# ---------------------------------------------------------------------------------------------------------
-# predict: label new texts
-# ---------------------------------------------------------------------------------------------------------
 
 def answers(model, tokenizer, rows, batch_size, max_length):
     """One dictionary a row, in order: {"label", "probabilities"}, or {"error"} for a row that is no text.
@@ -343,8 +285,8 @@ def parse_args(argv=None):
                         "cascade.md and cascade.json")
     parser.add_argument("--cascade", nargs=2, metavar=("SMALL", "LARGE"), help="in place of FOLDERs: measure a small "
                         "model that answers where it is confident, and leaves the rest to a large one")
-    parser.add_argument("--max-drop", type=fraction, help="macro-F1 that the cascade may lose against LARGE where its "
-                        "threshold is chosen, 0 to 1 (0.005: half a point, the default)")
+    parser.add_argument("--max-drop", type=unit_interval, help="macro-F1 that the cascade may lose against LARGE "
+                        "where its threshold is chosen, 0 to 1 (0.005: half a point, the default)")
     parser.add_argument("--baseline", help="the model that the others are compared with (default: the "
                         "largest file that is no exported graph)")
     parser.add_argument("--timed", type=positive_int, default=64,

@@ -1,244 +1,37 @@
-"""The folder in which every model of this project travels.
+"""The models' door."""
 
-A model folder is config.json, model.safetensors, tokenizer.json and, written last, run.json:
-
-    model, tokenizer = load_model("runs/demo/teacher")     # or a Hugging Face folder, or a Hub id
-    logits = model(input_ids, attention_mask)
-    save_model(model, tokenizer, "runs/copy", run={"script": "copy.py"})
-
-The networks themselves are in encoder.py.
-"""
-
-import os
-import pickle
-import shutil
-from pathlib import Path
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-import layers
-import recurrent
-import runtimes
-from encoder import NOT_OURS, Encoder, EncoderConfig, Head, from_hf_name, init_weights, to_hf_name
-from file_utils import fsync, read_json, swap_in, write_json
-from hub_utils import repository
-from measure_utils import MODEL_FILES, count_parameters
-from text_utils import load_tokenizer, train_wordpiece
-
-# ---------------------------------------------------------------------------------------------------------
-# Reading a folder or a Hub repository
-# ---------------------------------------------------------------------------------------------------------
-
-def read_weight_file(path):
-    """One weight file -> {name: tensor}. Pickles are read with weights_only=True: no code in them is run."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path} is damaged, or a pickle that holds more than tensors and could run code: "
-                         "not loaded; get model.safetensors instead") from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is cut off or damaged ({reason}); fetch it again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise ValueError(f"{path} is not a state dict of tensors; get the weights as model.safetensors")
-    return tensors
+from pocketbert.data.labels import align_labels
+from pocketbert.models.folder import load_model
+from pocketbert.models.recipes import RECIPES, build_recurrent, model_from_scratch, start_word_vectors
+from pocketbert.models.recurrent import RECURRENT_KINDS
+from pocketbert.models.sparse import to_dense
+from pocketbert.models.stored import word_vectors
+from pocketbert.training.optim import prepare_for_training
 
 
-def read_tensors(find):
-    """All tensors of a repository: model.safetensors or pytorch_model.bin, in one file or in shards."""
-    for weights in ("model.safetensors", "pytorch_model.bin"):
-        if path := find(weights):
-            return read_weight_file(path)
-        if index := find(f"{weights}.index.json"):
-            tensors = {}
-            for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
-                path = find(shard)
-                if path is None:
-                    raise FileNotFoundError(f"{find.name} lacks {shard}, which {index.name} names; fetch it again")
-                tensors |= read_weight_file(path)
-            return tensors
-    raise FileNotFoundError(f"{find.name} has neither model.safetensors nor pytorch_model.bin: no weights to load")
+def open_model(name, data, args, words=None, **options):
+    """A model ready to train on `data`: a recipe (`scratch:...`, `lstm`, ...), a folder or a Hub id.
 
-
-def list_names(names, most=6):
-    names = sorted(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def load_model(name, label_names=None, new_head=False, tokenizer_name=None, cleaning=None):
-    """Open a model folder, a local Hugging Face folder or a Hub id (`org/name` or `org/name@revision`).
-
-    Returns (model in eval mode on the CPU, tokenizer). A checkpoint without a classification head gets a
-    new one for `label_names`, and a printed line says so; `new_head=True` replaces the head that is there.
-    tokenizer_name: another folder or Hub id to take the tokenizer from; cleaning: see text_utils.CLEANERS.
+    words: for a recurrent recipe, the model whose tokenizer it takes and whose word vectors it starts from.
+    Returns (model, tokenizer, data with the labels in the model's order).
     """
-    find = repository(name)
-    config_path = find("config.json")
-    if config_path is None:
-        raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
-    hf = read_json(config_path)
-    kind = recurrent.RecurrentConfig if str(hf.get("model_type")).startswith("pocketbert-") else EncoderConfig
-    config = kind.from_hf(hf, source=f"{name}/config.json")
-    if form := hf.get("runtime"):
-        model = runtimes.open_runtime(config_path.parent, form, config)
-        model.num_parameters = hf.get("num_parameters", 0)
-        return model, load_tokenizer(find, config.hf, name=name)
-    tensors, fresh, leftover = {}, {}, []
-    for file_name, tensor in read_tensors(find).items():
-        ours = file_name if kind is not EncoderConfig else from_hf_name(file_name, config.family)
-        if ours is not None:
-            # A copy: tensors lie at odd addresses in the file, where some kernels round the last bit differently.
-            as_it_is = not tensor.is_floating_point() or ours.rpartition(".")[0] in config.stored_forms
-            tensors[ours] = tensor.to(tensor.dtype if as_it_is else torch.float32, copy=True)
-        elif not NOT_OURS.search(file_name.removeprefix(f"{config.family}.")):
-            leftover.append(file_name)
-    if new_head or "head.out.weight" not in tensors and "head.out" not in config.stored_forms:
-        if not label_names:
-            raise ValueError(f"{name} has no classification head; fine-tune it first: "
-                             f"python train.py --model {name} --data DATA --out runs/teacher")
-        config.label_names = list(label_names)
-        head = init_weights(Head(config)) if kind is EncoderConfig else recurrent.Head(config)
-        fresh = {f"head.{k}": v for k, v in head.state_dict().items()}
-        fresh = {k: v for k, v in fresh.items() if k not in tensors or k.startswith("head.out.")}
-        tensors |= fresh
-
-    if config.int8_engine:
-        layers.use_engine(config.int8_engine)
-    with torch.device("meta"):  # shapes only: the numbers come from the file
-        model = Encoder(config) if kind is EncoderConfig else recurrent.RecurrentClassifier(config)
-        layers.replace_stored_modules(model, config.stored_forms, f"{name}/config.json")
-    check_tensors(model.state_dict(), tensors, leftover, name)
-    if fresh:
-        print(f"new classification head ({list_names(fresh)}) for {len(label_names)} labels: "
-              f"{list_names(label_names)}")
-    try:
-        model.load_state_dict(tensors, strict=True, assign=True)
-    except ValueError as error:  # a stored form that checks its own numbers
-        raise ValueError(f"{name}: {error}") from None
-    tokenizer = load_tokenizer(repository(tokenizer_name) if tokenizer_name else find, config.hf,
-                               cleaning=cleaning, name=name)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(f"{name}: the tokenizer knows {tokenizer.vocab_size} tokens, the embedding only "
-                         f"{config.vocab_size}; tokenizer and weights are of different models")
-    return model.eval(), tokenizer
-
-
-def check_tensors(expected, found, leftover, name):
-    """Every tensor of the model must be there, none may be left over, all must fit; else one line names them."""
-    missing = set(expected) - set(found)
-    leftover = leftover + [key for key in found if key not in expected]
-    if missing or leftover:
-        raise ValueError(f"{name}: the weights do not fit config.json: "
-                         + "; ".join(([f"missing: {list_names(missing)}"] if missing else [])
-                                     + ([f"left over: {list_names(leftover)}"] if leftover else [])))
-    for key, tensor in found.items():
-        want = expected[key]
-        if tensor.shape != want.shape or tensor.dtype != want.dtype:
-            raise ValueError(f"{name}: {key} is {tuple(tensor.shape)} {tensor.dtype} in the file, but config.json "
-                             f"asks for {tuple(want.shape)} {want.dtype}")
-
-
-RECIPES = ("scratch", *recurrent.KINDS)  # names of models that are made, not found
-SCRATCH_DEFAULTS = {"layers": 4, "hidden": 128, "heads": 4, "ffn": 0, "vocab": 8000, "positions": 512}
-
-
-def parse_recipe(recipe, defaults):
-    """'scratch:layers=4,hidden=256' -> the defaults with these two changed."""
-    values = dict(defaults)
-    for part in filter(None, recipe.partition(":")[2].split(",")):
-        key, _, value = part.partition("=")
-        if key not in defaults or not value.isdigit():
-            raise ValueError(f"{recipe!r}: {part!r} is not one of "
-                             f"{', '.join(f'{k}=NUMBER' for k in defaults)}")
-        values[key] = int(value)
-    return values
-
-
-def model_from_scratch(recipe, texts, label_names):
-    """A model with random weights and a WordPiece vocabulary trained on the texts.
-
-    'scratch:layers=4,hidden=256' is a BERT; 'lstm', 'gru:hidden=256', 'xlstm', 'rwkv', 'bag:ngrams=2' see recurrent.py.
-    """
-    if recipe.partition(":")[0] in recurrent.KINDS:
-        _, size = recurrent.parse_recipe(recipe)
-        tokenizer = train_wordpiece(texts, vocab_size=size["vocab"])
-        return recurrent.build(recipe, tokenizer.vocab_size, tokenizer.pad_id, label_names), tokenizer
-    size = parse_recipe(recipe, SCRATCH_DEFAULTS)
-    if size["hidden"] % size["heads"] or not min(size["layers"], size["hidden"], size["heads"], size["vocab"]):
-        raise ValueError(f"{recipe!r}: layers, hidden, heads and vocab must be above 0 and hidden "
-                         f"({size['hidden']}) a multiple of heads ({size['heads']})")
-    tokenizer = train_wordpiece(texts, vocab_size=size["vocab"])
-    config = EncoderConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=size["hidden"], head_size=size["hidden"] // size["heads"],
-        heads_per_layer=[size["heads"]] * size["layers"],
-        neurons_per_layer=[size["ffn"] or 4 * size["hidden"]] * size["layers"],
-        max_position_embeddings=size["positions"], pad_token_id=tokenizer.pad_id,
-        label_names=list(label_names))
-    # 1 / sqrt(3 hidden) is BERT's 0.02 at BERT's width of 768; a narrow model needs larger numbers to learn.
-    return init_weights(Encoder(config), std=(3 * size["hidden"]) ** -0.5).eval(), tokenizer
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Writing a folder
-# ---------------------------------------------------------------------------------------------------------
-
-FOLDER_FILES = ("config.json", *MODEL_FILES, "tokenizer.json", "run.json", "metrics.json")
-
-
-def check_out(folder, sources=()):
-    """Raise before the work, not after it, when `folder` could not be written, holds somebody's other files, or is
-    one of the models (`sources`: names of folders or on the Hub) that the work starts from."""
-    folder = Path(folder)
-    if any(name and Path(name).is_dir() and folder.resolve() == Path(name).resolve() for name in sources):
-        raise FileExistsError(f"--out {folder} is the model to start from, which would be lost; name another folder")
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"--out {folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").exists():
-        raise FileExistsError(f"--out {folder} holds files but no run.json, so it is no model folder of ours "
-                              "and is left alone; name another folder")
-    ancestor = next(path for path in folder.absolute().parents if path.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-        raise PermissionError(f"--out {folder}: {ancestor} is no folder that can be written to")
-
-
-def save_model(model, tokenizer, folder, run, graph=None):
-    """Write a model folder: everything into a temporary neighbour first, then one rename.
-
-    A process killed at any moment leaves the old folder or the new one, never a mixture.
-    run: the dictionary for run.json (see train_utils.provenance).
-    graph: (form, folder) of an exported graph (see runtimes.py), which then stands in for model.safetensors.
-    """
-    folder = Path(folder)
-    check_out(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):  # left by a killed run
-        shutil.rmtree(stale, ignore_errors=True)
-    staging = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    staging.mkdir()
-    config = model.config.to_hf() | {"text_cleaning": tokenizer.cleaning}
-    if graph:
-        form, source = graph
-        config |= {"model_type": "pocketbert", "base_model_type": config.get("base_model_type", config["model_type"]),
-                   "architectures": ["PocketBertGraph"], "runtime": form, "num_parameters": count_parameters(model)}
-        for name in runtimes.graph_files(form):
-            shutil.copyfile(Path(source) / name, staging / name)
-            fsync(staging / name)
+    kind = name.split(":")[0]
+    if words and kind not in RECURRENT_KINDS:
+        raise ValueError(f"--words {words} goes with {', '.join(RECURRENT_KINDS)}; {name} has words of its own")
+    if kind in RECIPES:
+        if given := [flag for flag, value in options.items() if value]:
+            raise ValueError(f"--{given[0].replace('_name', '').replace('_', '-')} does not go with {name}: a model "
+                             "from scratch has a head and a tokenizer of its own")
+        if words:
+            source, tokenizer = load_model(words, label_names=data.label_names)
+            model = build_recurrent(name, tokenizer.vocab_size, tokenizer.pad_id, data.label_names)
+            start_word_vectors(model, word_vectors(source)[:tokenizer.vocab_size])
+        else:
+            model, tokenizer = model_from_scratch(name, data.train.texts, data.label_names)
     else:
-        write_tensors(model, staging / "model.safetensors")
-    write_json(config, staging / "config.json")
-    tokenizer.save(staging)
-    write_json(run, staging / "run.json")
-    swap_in(staging, folder, FOLDER_FILES)
-
-
-def write_tensors(model, path):
-    def file_name(name):
-        return to_hf_name(name, model.config.family) if isinstance(model.config, EncoderConfig) else name
-    tensors = {file_name(name): tensor.detach().cpu().contiguous()
-               for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "pt"})
-    fsync(path)
+        model, tokenizer = load_model(name, label_names=data.label_names, **options)
+        model = to_dense(model)
+    prepare_for_training(model, args)
+    data = align_labels(data, model.config.label_names)
+    model.config.label_names = list(data.label_names)  # LABEL_0, LABEL_1 ... get the names that the data has
+    return model, tokenizer, data

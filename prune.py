@@ -28,31 +28,37 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data_utils import batches, take, unlabelled_texts
-from encoder import Encoder, with_layers
-from measure_utils import count_parameters, file_bytes
-from model_utils import check_out, load_model, save_model
-from pruning import (
-    IMPORTANCE,
-    byte_cost,
-    check_cut_equals_masked,
-    cut,
-    keep_evenly,
-    keep_most_important,
-    keep_within,
-    latency_cost,
-    least_harmful_layers,
-    mac_cost,
-    mask_gradients,
-    rearrange,
-    refit,
+from data_utils import encode, open_data, unlabelled_texts
+from pocketbert.cli import (
+    add_common_flags,
+    add_training_flags,
+    data_flags,
+    nonnegative_float,
+    parser_for,
+    positive_int,
+    refuse_idle_flags,
+    run_script,
+    unit_interval,
 )
-from sparsity import (
-    FixedMasks,
-    GradualMagnitude,
-    Movement,
-    RigL,
-    SoftMovement,
+from pocketbert.data.batching import batches
+from pocketbert.data.splits import take
+from pocketbert.evaluation.metrics import scores
+from pocketbert.evaluation.timing import time_ratio
+from pocketbert.models.device import autocast, pick_device, seed_everything
+from pocketbert.models.encoder import Encoder
+from pocketbert.models.folder import check_out, load_model, parent_of, save_model
+from pocketbert.models.predict import predict
+from pocketbert.models.size import count_parameters, file_bytes
+from pocketbert.models.sparse import to_dense
+from pocketbert.models.surgery import check_sliced_equals_masked, keep_layers, slice_model
+from pocketbert.provenance import provenance
+from pocketbert.pruning.choose import keep_shares, keep_within, least_harmful_layers
+from pocketbert.pruning.cost import byte_cost, latency_cost, mac_cost
+from pocketbert.pruning.importance import IMPORTANCE, mask_gradients
+from pocketbert.pruning.reconstruct import rearrange_mask, reconstruct
+from pocketbert.pruning.sparse_training import FixedMasks, GradualMagnitude, Movement, RigL, SoftMovement
+from pocketbert.pruning.vocabulary import shrink_vocabulary
+from pocketbert.pruning.weights import (
     apply_masks,
     magnitude_scores,
     masks_from_scores,
@@ -61,45 +67,19 @@ from sparsity import (
     random_scores,
     sparsity_of,
     store_sparse,
-    to_dense,
     wanda_scores,
 )
-from train_utils import (
-    Optimizer,
-    TrainingLog,
-    add_common_flags,
-    add_training_flags,
-    autocast,
-    data_flags,
-    encode,
-    fraction,
-    not_negative,
-    open_data,
-    parser_for,
-    pick_device,
-    positive_int,
-    predict,
-    prepare_for_training,
-    provenance,
-    refuse_idle_flags,
-    run_script,
-    scores,
-    seed_everything,
-    time_ratio,
-)
-from vocabulary import shrink_vocabulary
+from pocketbert.training.log import TrainingLog
+from pocketbert.training.optim import Optimizer, prepare_for_training
 
 ONE_SHOT = {"magnitude": magnitude_scores, "wanda": wanda_scores, "random": random_scores}
+
 TRAINED = {"gradual": GradualMagnitude, "movement": Movement, "rigl": RigL, "soft-movement": SoftMovement}
 
 
-# ---------------------------------------------------------------------------------------------------------
-# The budget that was asked for, as a Cost and a number
-# ---------------------------------------------------------------------------------------------------------
-
 def budget_of(args, model, tokenizer, length):
     """(Cost, budget at the last step, cost of the model as it is) for --flops, --latency or --size-mb."""
-    units = model.config.heads_per_layer, model.config.neurons_per_layer
+    units = model.config.num_heads, model.config.intermediate_sizes
     if args.flops is not None:
         cost = mac_cost(model.config, length)
         return cost, args.flops * cost.total(*units), cost.total(*units)
@@ -111,20 +91,6 @@ def budget_of(args, model, tokenizer, length):
         cost = byte_cost(model.config, file_bytes(f"{folder}/model")["model"])
     return cost, args.size_mb * 1e6, cost.total(*units)
 
-
-def keep_shares(importance, shares, units, scope):
-    """The masks of the most important: these shares of so many heads and neurons, of all layers or of each layer."""
-    if scope == "layer":
-        return tuple(keep_evenly(part, share * total / sum(map(len, part)))
-                     for part, share, total in zip(importance, shares, units, strict=True))
-    depth = len(importance[0])
-    return tuple(keep_most_important(part, max(depth, round(share * total)))
-                 for part, share, total in zip(importance, shares, units, strict=True))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Tokens, layers, heads and neurons: each step gives a smaller model and says what it did
-# ---------------------------------------------------------------------------------------------------------
 
 def drop_tokens(model, tokenizer, data, args):
     """Tokenizer and embedding table shrink together: (model, tokenizer, report)."""
@@ -145,7 +111,7 @@ def drop_layers(model, texts, args):
     elif "," not in args.layers or kept != sorted(set(kept)) or kept[-1] >= depth:
         raise ValueError(f"--layers {args.layers}: the model has {depth} layers; give how many stay, or which of 0 to "
                          f"{depth - 1} in rising order")
-    return with_layers(model, kept), kept
+    return keep_layers(model, kept), kept
 
 
 def drop_units(model, texts, cost, args, validate, train):
@@ -153,7 +119,7 @@ def drop_units(model, texts, cost, args, validate, train):
 
     cost: from budget_of, None for --heads and --ffn    train: recovers a model between two steps, in place
     """
-    whole, units, steps = model, (sum(model.config.heads_per_layer), sum(model.config.neurons_per_layer)), []
+    whole, units, steps = model, (sum(model.config.num_heads), sum(model.config.intermediate_sizes)), []
     for step in range(1, args.steps + 1):
         remaining = 1 - step / args.steps  # share of what will go that is still there
         gradients = mask_gradients(model, texts, args.label_free)
@@ -165,29 +131,25 @@ def drop_units(model, texts, cost, args, validate, train):
             shares = [share + remaining * (1 - share) for share in (args.heads, args.ffn)]
             masks = keep_shares(importance, shares, units, args.scope)
         if args.refit:
-            masks = [[rearrange(mask, g) for mask, g in zip(part, gradient, strict=True)]
+            masks = [[rearrange_mask(mask, g) for mask, g in zip(part, gradient, strict=True)]
                      for part, gradient in zip(masks, gradients, strict=True)]
         head_mask, ffn_mask = ([mask.to(model.device) for mask in part] for part in masks)
         masked = validate(model, head_mask=head_mask, ffn_mask=ffn_mask)
-        smaller = cut(model, head_mask, ffn_mask).eval()
-        difference = check_cut_equals_masked(smaller, model.eval(), head_mask, ffn_mask, texts[0])
+        smaller = slice_model(model, head_mask, ffn_mask).eval()
+        difference = check_sliced_equals_masked(smaller, model.eval(), head_mask, ffn_mask, texts[0])
         model = smaller
         print(f"step {step}/{args.steps}: {describe(model)} stay, {args.importance} importance | macro-F1 with masks "
               f"{masked['macro_f1']:.4f} | cut: logits differ by {difference:.1e}")
-        steps.append({"heads": model.config.heads_per_layer, "neurons": model.config.neurons_per_layer,
+        steps.append({"heads": model.config.num_heads, "neurons": model.config.intermediate_sizes,
                       "masked": masked})
         if args.refit:
-            errors = refit(model, whole, texts)
+            errors = reconstruct(model, whole, texts)
             print(f"refit: relative error of the blocks {np.mean([a for a, _ in errors]):.3f} -> "
                   f"{np.mean([b for _, b in errors]):.3f}, macro-F1 {validate(model)['macro_f1']:.4f}")
         if args.epochs and step < args.steps:
             train(model, FixedMasks({}, {}))
     return model, steps
 
-
-# ---------------------------------------------------------------------------------------------------------
-# Recover: the loop of train.py, on the smaller model
-# ---------------------------------------------------------------------------------------------------------
 
 def recover(model, train_ids, targets, validate, args, pad_id, log, sparsifier):
     """Fine-tune what is left; the best epoch's weights are kept.
@@ -242,10 +204,10 @@ def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--model", required=True, help="the model folder to prune")
     parser.add_argument("--out", required=True, help="the model folder to write")
-    parser.add_argument("--heads", type=fraction, help="share of the attention heads that stays")
-    parser.add_argument("--ffn", type=fraction, help="share of the FFN neurons that stays")
-    parser.add_argument("--flops", type=fraction, help="share of the encoder's multiplications that stays")
-    parser.add_argument("--latency", type=fraction, help="share of the milliseconds that stays, measured here")
+    parser.add_argument("--heads", type=unit_interval, help="share of the attention heads that stays")
+    parser.add_argument("--ffn", type=unit_interval, help="share of the FFN neurons that stays")
+    parser.add_argument("--flops", type=unit_interval, help="share of the encoder's multiplications that stays")
+    parser.add_argument("--latency", type=unit_interval, help="share of the milliseconds that stays, measured here")
     parser.add_argument("--size-mb", type=float, help="the size that model.safetensors may have, in 10^6 bytes")
     parser.add_argument("--layers", help="keep so many layers (the least harmful go), or these: 0,2,5")
     parser.add_argument("--vocab", type=positive_int, metavar="MIN_COUNT",
@@ -254,12 +216,12 @@ def parse_args(argv=None):
                         "texts whose tokens count: files (or FILE:COLUMN), registered datasets (default: none)")
     parser.add_argument("--characters", choices=["all", "seen"], default="all",
                         help="with --vocab: single characters of all scripts stay, or those that the texts use")
-    parser.add_argument("--sparsity", type=fraction, help="share of single weights that goes: bytes, no time")
+    parser.add_argument("--sparsity", type=unit_interval, help="share of single weights that goes: bytes, no time")
     parser.add_argument("--method", choices=[*ONE_SHOT, "2:4", *TRAINED],
                         help=f"with --sparsity (default: gradual): {', '.join([*ONE_SHOT, '2:4'])} prune in one "
                         f"shot, {', '.join(TRAINED)} while --epochs train")
-    parser.add_argument("--strength", type=not_negative, metavar="LAMBDA", help="with --method soft-movement, in place "
-                        "of --sparsity: the weight of the penalty that pulls weights out (400 is the paper's)")
+    parser.add_argument("--strength", type=nonnegative_float, metavar="LAMBDA", help="with --method soft-movement, "
+                        "in place of --sparsity: the weight of the penalty that pulls weights out (400 is the paper's)")
     parser.add_argument("--also", nargs="+", choices=["embeddings", "head"], default=[], metavar="PART",
                         help="with --sparsity: prune single weights of the embeddings, or of the head, too "
                         "(default: neither)")
@@ -379,17 +341,18 @@ def main(argv=None, after_epoch=None):
                          for size in sorted({1, 32, args.batch_size})}
     if args.budget:
         curve, asked, full = cost
-        spent = curve.total(model.config.heads_per_layer, model.config.neurons_per_layer)
+        spent = curve.total(model.config.num_heads, model.config.intermediate_sizes)
         report["budget"] = {"unit": curve.unit, "asked": asked, "predicted": spent, "unpruned": full}
         print(f"budget: asked {asked:,.4g} {curve.unit} ({asked / full:.1%} of the unpruned), predicted {spent:,.4g} "
               f"({spent / full:.1%}), measured at batch {args.batch_size} "
               f"{1 / report['speedup'][f'batch {args.batch_size}']:.1%} of the time")
     save_model(model, tokenizer, args.out, provenance(
-        "prune.py", args, argv, parent=args.model, data=data, history=log.history, validation=after, pruning=report))
+        "prune.py", args, argv, parent=parent_of(args.model), data=data, history=log.history,
+        validation=after, pruning=report))
     log.finish(logits, data.validation.labels, data.label_names)
     if isinstance(model, Encoder):
-        print(f"heads per layer   {' '.join(map(str, model.config.heads_per_layer))}\n"
-              f"neurons per layer {' '.join(map(str, model.config.neurons_per_layer))}")
+        print(f"heads per layer   {' '.join(map(str, model.config.num_heads))}\n"
+              f"neurons per layer {' '.join(map(str, model.config.intermediate_sizes))}")
     print(f"{'':<10}{'parameters':>14}{'macro-F1':>10}{'kept':>8}\n"
           f"{'before':<10}{size_before:>14,}{before['macro_f1']:>10.4f}\n"
           f"{'pruned':<10}{count_parameters(model):>14,}{after['macro_f1']:>10.4f}"
@@ -401,7 +364,7 @@ def main(argv=None, after_epoch=None):
 def describe(model):
     if not isinstance(model, Encoder):
         return f"{count_parameters(model):,} parameters"
-    return f"{sum(model.config.heads_per_layer)} heads and {sum(model.config.neurons_per_layer)} neurons"
+    return f"{sum(model.config.num_heads)} heads and {sum(model.config.intermediate_sizes)} neurons"
 
 
 if __name__ == "__main__":

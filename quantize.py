@@ -35,170 +35,48 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import layers
-import runtimes
-from data_utils import batches, take
-from encoder import Encoder
-from measure_utils import file_bytes, hardware_line
-from model_utils import check_out, load_model, save_model
-from quantization import ClusteredWeights, input_moments, kmeans, layer_error, store_clusters, store_groups
-from sparsity import to_dense
-from train_utils import (
-    Optimizer,
-    TrainingLog,
+from data_utils import encode, open_data
+from pocketbert.cli import (
     add_common_flags,
     add_training_flags,
-    autocast,
     data_flags,
-    encode,
-    fraction,
-    open_data,
     parser_for,
     positive_int,
-    predict,
-    prepare_for_training,
-    provenance,
     refuse_idle_flags,
     run_script,
-    scores,
-    seed_everything,
-    time_ratio,
+    unit_interval,
 )
+from pocketbert.data.batching import batches
+from pocketbert.data.splits import take
+from pocketbert.evaluation.metrics import scores
+from pocketbert.evaluation.timing import time_ratio
+from pocketbert.hardware import hardware_line
+from pocketbert.models.device import autocast, seed_everything
+from pocketbert.models.encoder import Encoder
+from pocketbert.models.folder import check_out, load_model, parent_of, save_model
+from pocketbert.models.predict import predict
+from pocketbert.models.size import file_bytes
+from pocketbert.models.sparse import SparseLinear, to_dense
+from pocketbert.models.stored import replace_module, to_float
+from pocketbert.provenance import provenance
+from pocketbert.quantization.clusters import ClusteredMatrix, ClusteredWeights, kmeans
+from pocketbert.quantization.export import export_graph
+from pocketbert.quantization.graph import GRAPH_FILES, open_runtime
+from pocketbert.quantization.int8 import Int8Linear, overflows, pick_engine, use_engine
+from pocketbert.quantization.plan import (
+    METHODS,
+    PLAN_FORMATS,
+    divergence,
+    keep_worst,
+    parse_plan,
+    part_of,
+    sensitivity,
+    store_all,
+    with_stored,
+)
+from pocketbert.training.log import TrainingLog
+from pocketbert.training.optim import Optimizer, prepare_for_training
 
-METHODS = {name: f"embeddings={name},encoder={name}" for name in ("int8-weights", "int4", "nf4", "clusters")} | {
-    "dynamic": "embeddings=int8,encoder=int8",
-    "gptq": "embeddings=int4,encoder=gptq",
-    "fp16": "embeddings=fp16,encoder=fp16,head=fp16",
-    "bf16": "embeddings=bf16,encoder=bf16,head=bf16"}
-FORMS = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int4", "gptq", "nf4", "clusters")
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The plan: which matrix gets which form
-# ---------------------------------------------------------------------------------------------------------
-
-def matrices(model):
-    """{name: module} of everything that can take another form.
-
-    LayerNorms, biases and BERT's table of two token types are small and stay fp32. Every token gets the same row of
-    that table, so an error there is in all of them: in int4 it moved MiniLM's answers more than the 30,522 words did.
-    """
-    return {name: module for name, module in model.named_modules() if name != "embeddings.token_type"
-            and isinstance(module, (nn.Linear, nn.Embedding, layers.SparseLinear))}
-
-
-def part_of(name):
-    """The part of a plan that a module or tensor belongs to."""
-    return name.split(".")[0] if name.startswith(("embeddings.", "head.")) else "encoder"
-
-
-def parse_plan(plan, model):
-    """'embeddings=int4,encoder=int8,head=fp32' -> {name of a matrix: form}; what is not named stays as it is.
-
-    A part is `embeddings`, `encoder` (all that is neither embeddings nor head), `head`, or the beginning of a
-    module's name, such as layers.3 or layers.3.ffn.down. A later part overrules an earlier one.
-    """
-    found, forms = matrices(model), {}
-    for piece in plan.split(","):
-        part, _, form = piece.strip().partition("=")
-        if form not in FORMS:
-            raise ValueError(f"--plan {plan}: {piece!r} is not PART=FORM with a form of {', '.join(FORMS)}")
-        names = [name for name in found if part in (part_of(name), name) or name.startswith(f"{part}.")]
-        if not names and part == "encoder":
-            print("encoder: no matrices that can take another form (those inside of torch's LSTM and GRU stay fp32)")
-        elif not names:
-            raise ValueError(f"--plan {plan}: {part!r} names no matrix of this model; parts are embeddings, encoder, "
-                             f"head, or names like {', '.join(list(found)[-3:-1])}")
-        for name in names:
-            if form == "gptq" and isinstance(found[name], nn.Embedding):
-                raise ValueError(f"--plan {plan}: gptq is for matrices that are multiplied; {name} is looked up (int4)")
-        forms |= dict.fromkeys(names, form)
-    return {name: form for name, form in forms.items() if form != "fp32"}
-
-
-def store(module, form, args, hessian=None):
-    """One float matrix in its form: a module of layers.py."""
-    if form == "int8":
-        return (layers.Int8Linear if isinstance(module, nn.Linear) else layers.Int8Embedding).from_float(module)
-    if form == "clusters":
-        return store_clusters(module, args.clusters, args.init)
-    if form in ("int8-weights", "int4", "gptq"):
-        return store_groups(module, 8 if form == "int8-weights" else 4, args.group_size, hessian)
-    direct = {"fp16": layers.Float16Matrix, "bf16": layers.BFloat16Matrix, "nf4": layers.NF4Matrix}
-    return direct[form].from_float(module, *([args.group_size] if form == "nf4" else []))
-
-
-def store_all(model, forms, args, texts=()):
-    """{name: stored module} for a plan. GPTQ's Hessians are those of the float model: one pass over the texts."""
-    found = matrices(model)
-    names = [name for name, form in forms.items() if form == "gptq"]
-    hessians = input_moments(model, texts, names) if names else {}
-    stored = {name: store(found[name], form, args, hessians.get(name)) for name, form in forms.items()}
-    if names:
-        errors = [[layer_error(found[name].weight, layer.dequantize(), hessians[name]) for layer in
-                   (stored[name], store(found[name], "int4", args))] for name in names]
-        better = sum(ours < rounded for ours, rounded in errors)
-        print("gptq: mean relative error of the outputs {:.5f}, rounded to nearest {:.5f}; ".format(
-            *(sum(column) / len(names) for column in zip(*errors, strict=True)))
-            + f"smaller in {better} of {len(names)} matrices")
-    return stored
-
-
-def assemble(model, stored, engine):
-    """A copy of the model with the stored matrices in their places; its config says so, for load_model."""
-    smaller = copy.deepcopy(model).eval()
-    for name, module in stored.items():
-        layers.replace_module(smaller, name, module)
-        smaller.config.stored_forms[name] = module.form
-    if any(isinstance(module, (layers.Int8Linear, layers.Int8Embedding)) for module in stored.values()):
-        smaller.config.int8_engine = engine
-    return smaller
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Which matrices suffer? Keep those
-# ---------------------------------------------------------------------------------------------------------
-
-def divergence(reference, logits):
-    """Mean KL(fp32 || quantized) in nats: how far the answers have moved. Sees more than labels that flip."""
-    return (reference.softmax(-1) * (reference.log_softmax(-1) - logits.log_softmax(-1))).sum(-1).mean().item()
-
-
-def sensitivity(model, stored, answer, labels):
-    """[(name, divergence, rise of the cross-entropy)] with one matrix stored at a time, the worst first.
-
-    answer: a function from a model to its logits on some validation texts.
-    """
-    probe = copy.deepcopy(model).eval()
-    reference, found = answer(model), []
-    for name, module in stored.items():
-        original = probe.get_submodule(name)
-        layers.replace_module(probe, name, module)
-        logits = answer(probe)
-        layers.replace_module(probe, name, original)
-        found.append((name, divergence(reference, logits),
-                      (F.cross_entropy(logits, labels) - F.cross_entropy(reference, labels)).item()))
-    return sorted(found, key=lambda row: -row[1])
-
-
-def keep_worst(model, stored, args, ranking, validate, engine):
-    """(stored, names) after as many of the worst matrices as needed have got --keep-as in place of their form."""
-    target, stored, kept = validate(model)["macro_f1"] - args.max_drop, dict(stored), []
-    while True:
-        score = validate(assemble(model, stored, engine))["macro_f1"]
-        print(f"  {len(kept)} of {len(ranking)} matrices kept in {args.keep_as}: macro-F1 {score:.4f} "
-              f"(wanted: {target:.4f})")
-        if score >= target or len(kept) == len(ranking):
-            return stored, kept
-        kept.append(name := ranking[len(kept)][0])
-        stored.pop(name)
-        if args.keep_as != "fp32":
-            stored[name] = store(model.get_submodule(name), args.keep_as, args)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Fine-tune the centroids of clustered matrices
-# ---------------------------------------------------------------------------------------------------------
 
 def train_centroids(model, names, train_ids, targets, validate, args, pad_id):
     """The usual loop, but each clustered matrix has only as many free numbers as clusters: W = codebook[indices].
@@ -209,7 +87,7 @@ def train_centroids(model, names, train_ids, targets, validate, args, pad_id):
     """
     for name in names:
         module = model.get_submodule(name)
-        layers.replace_module(model, name, ClusteredWeights(module, *kmeans(module.weight, args.clusters, args.init)))
+        replace_module(model, name, ClusteredWeights(module, *kmeans(module.weight, args.clusters, args.init)))
     batches_per_epoch = math.ceil(len(train_ids) / args.batch_size)
     optimizer, log = Optimizer(model, args, num_batches=args.epochs * batches_per_epoch), TrainingLog(model, args)
     before = validate(model)
@@ -230,20 +108,17 @@ def train_centroids(model, names, train_ids, targets, validate, args, pad_id):
     return {name: model.get_submodule(name).to_stored() for name in names}, log.history
 
 
-# ---------------------------------------------------------------------------------------------------------
-# What it cost
-# ---------------------------------------------------------------------------------------------------------
-
 def print_bytes(small, model):
     """Where the bytes are: those of the tensors, part by part; the file has a header of some kilobytes more."""
     def megabytes(candidate, part):
         return sum(tensor.numel() * tensor.element_size() for name, tensor in candidate.state_dict().items()
                    if part_of(name) == part) / 1e6
     for part in ("embeddings", "encoder", "head"):
-        forms = Counter(form.split(":")[0] for name, form in small.config.stored_forms.items() if part_of(name) == part)
+        forms = Counter(form.split(":")[0] for name, form in small.config.stored_formats.items()
+                        if part_of(name) == part)
         print(f"{part:<11}{megabytes(model, part):>8.2f} MB ->{megabytes(small, part):>7.2f} MB   "
               + (", ".join(f"{count} {form}" for form, count in forms.items()) or "as it was"))
-    if clustered := [module for module in small.modules() if isinstance(module, layers.ClusteredMatrix)]:
+    if clustered := [module for module in small.modules() if isinstance(module, ClusteredMatrix)]:
         weights = sum(module.num_weights for module in clustered)
         zipped = sum(module.bits_per_weight * module.num_weights for module in clustered) / weights
         packed = sum((k - 1).bit_length() * module.num_weights + 32 * k for module in clustered
@@ -269,7 +144,7 @@ def fp32_bytes(model, tokenizer):
 
 def speed(model, fp32, ids, args, pad_id):
     """{batch size: time of the model / time of fp32}; an error where int8 is slower and nobody insists."""
-    int8 = isinstance(model, nn.Module) and any(isinstance(module, layers.Int8Linear) for module in model.modules())
+    int8 = isinstance(model, nn.Module) and any(isinstance(module, Int8Linear) for module in model.modules())
     ratios = {size: 1 / time_ratio(model, fp32, ids, size, pad_id) for size in sorted({1, args.batch_size})}
     if not int8 and isinstance(model, nn.Module):
         print("this saves bytes, not time: the matrices become floats when the model is opened")
@@ -300,16 +175,14 @@ def measure(model, fp32, ids, labels, args, pad_id):
             "divergence": divergence(*logits.values()), "batch_mate_flips": flips, "batch_mate_texts": len(ids[:500])}
 
 
-# ---------------------------------------------------------------------------------------------------------
-
 def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--model", required=True, help="the fp32 model folder to quantize")
     parser.add_argument("--out", required=True, help="the model folder to write")
-    parser.add_argument("--method", choices=[*METHODS, *runtimes.FORMS], default="dynamic",
+    parser.add_argument("--method", choices=[*METHODS, *GRAPH_FILES], default="dynamic",
                         help="one form for all; dynamic is torch.ao's int8; onnx* and openvino* export the graph")
     parser.add_argument("--plan", metavar="PART=FORM,...", help="a form for each part, in place of --method: parts "
-                        f"are embeddings, encoder, head, layers.3.ffn ...; forms are {', '.join(FORMS)}")
+                        f"are embeddings, encoder, head, layers.3.ffn ...; forms are {', '.join(PLAN_FORMATS)}")
     parser.add_argument("--group-size", type=positive_int, default=64,
                         help="weights that share a scale (int4, int8-weights, gptq, nf4)")
     parser.add_argument("--clusters", type=positive_int, default=16, help="levels of a clustered matrix, 2 to 256")
@@ -320,7 +193,7 @@ def parse_args(argv=None):
                         "layers.5.ffn.down,layers.0, or auto: the worst ones, until --max-drop is kept")
     parser.add_argument("--keep-as", choices=["fp32", "fp16", "int8-weights"], default="fp32",
                         help="the form of kept matrices")
-    parser.add_argument("--max-drop", type=fraction, default=0.005,
+    parser.add_argument("--max-drop", type=unit_interval, default=0.005,
                         help="with --keep-layers auto: the macro-F1 that may be lost")
     parser.add_argument("--samples", type=positive_int, default=512,
                         help="texts for gptq's moments, openvino-int8's ranges and the sensitivity of each matrix")
@@ -333,7 +206,7 @@ def parse_args(argv=None):
         parser.error("--plan and --method are two ways to say one thing: give one")
     if args.plan is None:
         args.plan = METHODS.get(args.method, "")
-    if args.keep_layers and args.method in runtimes.FORMS:
+    if args.keep_layers and args.method in GRAPH_FILES:
         parser.error(f"--keep-layers is not for --method {args.method}")
     if args.keep_layers and args.keep_layers != "auto":  # which is but a longer plan
         args.plan += "".join(f",{name}={args.keep_as}" for name in args.keep_layers.split(","))
@@ -366,15 +239,15 @@ def compress(model, args, data, encoded, pad_id):
     """
     forms, report, stored, engine = parse_plan(args.plan, model), {}, {}, None
     if "int8" in forms.values():
-        engine = layers.pick_engine(args.engine)
-        layers.use_engine(engine)
-        print(f"int8 engine: {engine}, activations in {7 if layers.overflows(engine) else 8} bits")
+        engine = pick_engine(args.engine)
+        use_engine(engine)
+        print(f"int8 engine: {engine}, activations in {7 if overflows(engine) else 8} bits")
     model, sparse = copy.deepcopy(model), {}
     for name in forms:
-        if isinstance(module := model.get_submodule(name), layers.SparseLinear):  # its zeros may become other numbers
+        if isinstance(module := model.get_submodule(name), SparseLinear):  # its zeros may become other numbers
             sparse[name] = module
-            layers.replace_module(model, name, layers.to_float(module))
-            del model.config.stored_forms[name]
+            replace_module(model, name, to_float(module))
+            del model.config.stored_formats[name]
     texts = []
     if data is not None:
         sample, val_ids = take(data.train, args.samples, seed=args.seed), encoded(data.validation)
@@ -402,7 +275,7 @@ def compress(model, args, data, encoded, pad_id):
         report["sensitivity"] = ranking
         stored, report["kept"] = keep_worst(model, stored, args, ranking, validate, engine)
         stored = {name: sparse[name] for name in report["kept"] if name in sparse} | stored
-    return assemble(model, stored, engine), report
+    return with_stored(model, stored, engine), report
 
 
 def main(argv=None):
@@ -412,13 +285,13 @@ def main(argv=None):
         raise ValueError(f"--device {args.device}: torch.ao's int8 kernels run on the CPU only")
     seed_everything(args.seed)
     model, tokenizer = load_model(args.model)
-    exported = args.method in runtimes.FORMS
+    exported = args.method in GRAPH_FILES
     if exported or not isinstance(model, nn.Module):  # to_dense refuses a graph that was exported before
         model = to_dense(model)
     if exported and not isinstance(model, Encoder):
         raise ValueError(f"--method {args.method} exports encoders; {args.model} is a {model.config.kind}, and fast as "
                          "it is")
-    if not all(form.startswith(layers.SparseLinear.kind) for form in model.config.stored_forms.values()):
+    if not all(form.startswith(SparseLinear.kind) for form in model.config.stored_formats.values()):
         raise ValueError(f"{args.model} is quantized already; start from its fp32 parent")
     data, pad_id = (open_data(args, model.config.label_names) if args.data else None), tokenizer.pad_id
 
@@ -429,10 +302,10 @@ def main(argv=None):
         if exported:
             texts = batches(encoded(take(data.train, args.samples, seed=args.seed)), None, args.batch_size,
                             pad_id) if data else ()
-            runtimes.export(model, args.method, folder, [
+            export_graph(model, args.method, folder, [
                 (b.input_ids, torch.ones_like(b.input_ids) if b.attention_mask is None else b.attention_mask)
                 for b in texts])
-            small, report = runtimes.open_runtime(folder, args.method, model.config), {}
+            small, report = open_runtime(folder, args.method, model.config), {}
         else:
             small, report = compress(model, args, data, encoded, pad_id)
         # Milliseconds first, because int8 that is slower is not written; made-up texts will do for the clock.
@@ -442,7 +315,7 @@ def main(argv=None):
         if data is not None:
             report |= measure(small, model, ids, data.validation.labels, args, pad_id)
         save_model(model if exported else small, tokenizer, args.out, provenance(
-            "quantize.py", args, argv, parent=args.model, data=data, quantization=report,
+            "quantize.py", args, argv, parent=parent_of(args.model), data=data, quantization=report,
             validation=report.get("validation")), graph=(args.method, folder) if exported else None)
     if not exported:
         print_bytes(small, model)

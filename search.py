@@ -4,9 +4,9 @@ Each trial is one call of the verb's own main() with flags that a sampler sugges
 validation macro-F1 after every epoch. TPE (Bergstra et al. 2011) learns from finished trials where good values
 lie; a median pruner stops a trial that is worse, at the same epoch, than half of those before it.
 
-    python search.py train --trials 20 --minutes 30 --out runs/search \\
+    python search.py train --trials 20 --minutes 30 --out runs/search \
         --model sentence-transformers/all-MiniLM-L6-v2 --data tweet_sentiment_extraction --epochs 2
-    python search.py distill --trials 10 --teacher runs/demo/teacher --student scratch:layers=2,hidden=64 --data demo \\
+    python search.py distill --trials 10 --teacher runs/demo/teacher --student scratch:layers=2,hidden=64 --data demo \
         --out runs/search-student
 
 All further flags go to the verb as they are; one that the search would suggest is then held fixed. The study is
@@ -28,16 +28,16 @@ from optuna.trial import TrialState
 
 import distill
 import prune
-import recurrent
 import train
-from encoder import EncoderConfig
-from file_utils import read_json, swap_in
-from hub_utils import repository
-from model_utils import FOLDER_FILES, SCRATCH_DEFAULTS, check_out, parse_recipe
-from train_utils import parser_for, positive_int, run_script
+from pocketbert.cli import parser_for, positive_int, run_script
+from pocketbert.files import read_json, swap_in
+from pocketbert.hub import repository
+from pocketbert.models.config import EncoderConfig
+from pocketbert.models.folder import FOLDER_FILES, check_out
+from pocketbert.models.recipes import SCRATCH_DEFAULTS, parse_recipe, parse_recurrent_recipe
+from pocketbert.models.recurrent import RECURRENT_KINDS
 
 VERBS = {"train": train, "prune": prune, "distill": distill}
-
 
 # The search space, a line a flag: change a line to search elsewhere. `depth` is the model's number of layers.
 SPACE = {
@@ -56,8 +56,8 @@ def depth_of(args):
     kind = name.split(":")[0]
     if kind == "scratch":
         return parse_recipe(name, SCRATCH_DEFAULTS)["layers"]
-    if kind in recurrent.KINDS:
-        return recurrent.parse_recipe(name)[1]["layers"]
+    if kind in RECURRENT_KINDS:
+        return parse_recurrent_recipe(name)[1]["layers"]
     if kind == "teacher":
         layers = re.search(r":layers=([\d,]+)", name)
         if layers:
@@ -66,7 +66,7 @@ def depth_of(args):
     config = repository(name)("config.json")
     if config is None:
         raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
-    return len(EncoderConfig.from_hf(read_json(config), name).heads_per_layer)
+    return len(EncoderConfig.from_hf(read_json(config), name).num_heads)
 
 
 def flag_text(value):

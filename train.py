@@ -9,7 +9,7 @@ run needs beside the loop is in train_utils.py: AdamW with warm-up and linear de
 weights of the epoch with the best validation macro-F1. Batches hold texts of like length, so little is padding.
 
     python train.py --data demo --model scratch:layers=4,hidden=128 --lr 1e-3 --epochs 8 --out runs/demo/teacher
-    python train.py --data tweet_sentiment_extraction --model sentence-transformers/all-MiniLM-L6-v2 \\
+    python train.py --data tweet_sentiment_extraction --model sentence-transformers/all-MiniLM-L6-v2 \
         --lr 1e-4 --epochs 2 --out runs/tweets/teacher
 """
 
@@ -18,28 +18,18 @@ import math
 import torch
 import torch.nn.functional as F
 
-from data_utils import batches
-from encoder import Encoder
-from model_utils import check_out, save_model
-from train_utils import (
-    Optimizer,
-    TrainingLog,
-    add_common_flags,
-    add_training_flags,
-    autocast,
-    data_flags,
-    encode,
-    fraction,
-    open_data,
-    open_model,
-    parser_for,
-    pick_device,
-    predict,
-    provenance,
-    run_script,
-    scores,
-    seed_everything,
-)
+from data_utils import encode, open_data
+from model_utils import open_model
+from pocketbert.cli import add_common_flags, add_training_flags, data_flags, parser_for, run_script, unit_interval
+from pocketbert.data.batching import batches
+from pocketbert.evaluation.metrics import scores
+from pocketbert.models.device import autocast, pick_device, seed_everything
+from pocketbert.models.encoder import Encoder
+from pocketbert.models.folder import check_out, parent_of, save_model
+from pocketbert.models.predict import predict
+from pocketbert.provenance import provenance
+from pocketbert.training.log import TrainingLog
+from pocketbert.training.optim import Optimizer
 
 
 def class_weights(labels, num_labels, power):
@@ -63,7 +53,7 @@ def parse_args(argv=None):
     parser.add_argument("--tokenizer", help="take the tokenizer from this folder or Hub id instead")
     parser.add_argument("--cleaning", choices=["none", "cardiff", "bertweet"],
                         help="how tweets are cleaned (default: as the model was pretrained)")
-    parser.add_argument("--balance", type=fraction, default=0.0,
+    parser.add_argument("--balance", type=unit_interval, default=0.0,
                         help="0: every text counts alike; 1: every class; 0.5: between, for rare classes")
     add_training_flags(parser, epochs=3, lr=5e-5)
     add_common_flags(parser)
@@ -104,7 +94,7 @@ def main(argv=None, after_epoch=None):
     logits = predict(model, val_ids, args.batch_size, tokenizer.pad_id)
     validation = scores(logits, data.validation.labels)
     save_model(model, tokenizer, args.out, provenance(
-        "train.py", args, argv, parent=args.model, data=data, history=log.history, validation=validation))
+        "train.py", args, argv, parent=parent_of(args.model), data=data, history=log.history, validation=validation))
     log.finish(logits, data.validation.labels, data.label_names)
     print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}\n"
           f"next: python prune.py --model {args.out} {data_flags(args)} --out {args.out}-pruned "

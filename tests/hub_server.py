@@ -215,7 +215,7 @@ def use_hub(monkeypatch, tmp_path, url, offline=False, token=None):
 def hub(monkeypatch, tmp_path):
     """`server = hub(repos, **options)`: a running HubServer that is this process's Hub. Nobody sleeps."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    monkeypatch.setattr("hub_utils.PATIENCE_S", 0)
+    monkeypatch.setattr("pocketbert.hub.PATIENCE_S", 0)
     with ExitStack() as stack:
         def start(repos, **options):
             server = stack.enter_context(HubServer(repos, **options))

@@ -8,16 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LABELS, TEXTS, random_model
 
 import distill
-import distillation
-import teachers
-from distill import kd_loss, student_of_teacher
-from encoder import with_width
-from model_utils import load_model, save_model
-from report_utils import t_interval
-from teachers import cached_logits
+from distill import kd_loss
+from pocketbert.distillation.cache import cached_logits, open_teachers, teacher_logits
+from pocketbert.distillation.ensemble import (
+    calibrate_temperature,
+    combine,
+    combine_teachers,
+    confidence_weights,
+    entropy_weights,
+    validation_weights,
+)
+from pocketbert.distillation.inner import InnerLosses
+from pocketbert.evaluation.metrics import t_interval
+from pocketbert.models.folder import load_model, save_model
+from pocketbert.models.hooks import record_outputs
+from pocketbert.models.recipes import student_of_teacher
+from pocketbert.models.surgery import narrow
+from small_models import LABELS, TEXTS, random_model
 
 STUDENT = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]])
 TEACHER = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
@@ -110,7 +119,7 @@ def test_student_of_all_the_teachers_layers_is_the_teacher(padded_batch):
 def test_student_of_some_layers_has_these_and_leaves_the_teacher_alone():
     teacher = random_model()
     student = student_of_teacher("teacher:layers=0,2", teacher)
-    assert len(teacher.layers) == 3 and student.config.heads_per_layer == [4, 4]
+    assert len(teacher.layers) == 3 and student.config.num_heads == [4, 4]
     assert torch.equal(student.layers[1].ffn.up.weight, teacher.layers[2].ffn.up.weight)
     student.layers[1].ffn.up.weight.data.zero_()
     assert teacher.layers[2].ffn.up.weight.abs().sum() > 0
@@ -138,7 +147,7 @@ def test_narrower_student_with_a_permutation_for_a_projection_is_its_teacher(pad
     for family in ("bert", "roberta", "distilbert"):
         teacher = random_model(family=family)
         permutation = torch.eye(32)[torch.randperm(32)]
-        student = with_width(teacher, permutation)
+        student = narrow(teacher, permutation)
         torch.testing.assert_close(student(*padded_batch), teacher(*padded_batch), atol=1e-5, rtol=1e-4)
 
 
@@ -205,9 +214,9 @@ def test_words_of_a_recurrent_student_start_from_the_teachers(folder):
 
 
 def test_teachers_whose_labels_are_ordered_differently_are_aligned_by_name(folder, tokenizer):
-    from teachers import ask_all, open_teachers
+    from pocketbert.distillation.cache import open_teachers, teacher_logits
     args = distill.parse_args(["--teacher", "a", "--student", "b", "--data", "demo", "--out", str(folder / "out")])
-    answers = ask_all(open_teachers([str(folder / "teacher"), str(folder / "other")]), TEXTS, args, "cpu")
+    answers = teacher_logits(open_teachers([str(folder / "teacher"), str(folder / "other")]), TEXTS, args, "cpu")
     other, tokenizer = load_model(folder / "other")
     alone = torch.cat([other(torch.tensor(tokenizer([text], 128))) for text in TEXTS])
     torch.testing.assert_close(answers[1], alone.flip(1), atol=1e-5, rtol=1e-4)
@@ -252,15 +261,15 @@ def test_teachers_of_different_tasks_are_refused(folder, tokenizer):
 
 
 def test_inner_losses_are_the_sum_of_their_parts_and_zero_against_oneself(padded_batch):
-    from data_utils import make_batch
-    from distillation import attention_loss, attention_scores, hidden_loss, relation_loss
+    from pocketbert.data.batching import make_batch
+    from pocketbert.distillation.inner import attention_loss, attention_scores, hidden_loss, relation_loss
     batch = make_batch([[2, 7, 9, 3], [2, 30, 3], [2, 8, 41, 6, 3]], [0, 1, 2], [0, 1, 2], 0)
     student, teacher = random_model(seed=1), random_model(seed=2)
 
     def value(model, **weights):
         args = argparse.Namespace(**{"hidden": 0, "attention": 0, "relations": 0, "layer_map": "uniform",
                                      "relation_heads": None} | weights)
-        losses = distill.InnerLosses(model, teacher, args)
+        losses = InnerLosses(model, teacher, args)
         with losses.listen(model) as inner:
             model(batch.input_ids, batch.attention_mask)
             return losses(model, inner, batch)
@@ -269,7 +278,7 @@ def test_inner_losses_are_the_sum_of_their_parts_and_zero_against_oneself(padded
     assert all(part > 0.01 for part in parts)
     total = value(student, hidden=2, attention=3, relations=4)
     torch.testing.assert_close(total, 2 * parts[0] + 3 * parts[1] + 4 * parts[2])
-    with distill.capture(student) as ours, distill.capture(teacher) as theirs:
+    with record_outputs(student) as ours, record_outputs(teacher) as theirs:
         student(batch.input_ids, batch.attention_mask)
         teacher(batch.input_ids, batch.attention_mask)
     mask = batch.attention_mask
@@ -295,8 +304,8 @@ def test_a_boastful_teacher_is_calibrated_before_it_is_heard():
     labels = torch.randint(0, 3, (200,))
     good = 2 * F.one_hot(labels, 3) + torch.randn(200, 3)
     bad = F.one_hot(labels, 3) + torch.randn(200, 3)
-    plain = teachers.combine(torch.stack([good, bad]), torch.stack([good, bad]), labels, labels, "mean", 2.0)
-    loud = teachers.combine(torch.stack([good, 10 * bad]), torch.stack([good, 10 * bad]), labels, labels, "mean", 2.0)
+    plain = combine(torch.stack([good, bad]), torch.stack([good, bad]), labels, labels, "mean", 2.0)
+    loud = combine(torch.stack([good, 10 * bad]), torch.stack([good, 10 * bad]), labels, labels, "mean", 2.0)
     torch.testing.assert_close(loud, plain, atol=1e-2, rtol=1e-2)
 
 
@@ -305,19 +314,19 @@ def test_each_way_to_weigh_teachers_is_the_one_that_its_name_says(weights):
     torch.manual_seed(0)
     labels, (answers, on_validation) = torch.randint(-1, 3, (50,)), 3 * torch.randn(2, 2, 50, 3)
     gold = torch.randint(0, 3, (50,))
-    heat = torch.stack([distillation.calibrate_temperature(row, gold) * torch.ones(()) for row in on_validation])
+    heat = torch.stack([calibrate_temperature(row, gold) * torch.ones(()) for row in on_validation])
     cool, cool_validation = answers / heat.view(2, 1, 1), on_validation / heat.view(2, 1, 1)
-    shares = {"validation": distillation.validation_weights(cool_validation, gold), "mean": torch.tensor([0.5, 0.5]),
-              "confidence": distillation.confidence_weights(cool, labels),
-              "entropy": distillation.entropy_weights(cool)}[weights]
-    torch.testing.assert_close(teachers.combine(answers, on_validation, labels, gold, weights, 3.0),
-                               distillation.combine_teachers(cool, shares, 3.0))
+    shares = {"validation": validation_weights(cool_validation, gold), "mean": torch.tensor([0.5, 0.5]),
+              "confidence": confidence_weights(cool, labels),
+              "entropy": entropy_weights(cool)}[weights]
+    torch.testing.assert_close(combine(answers, on_validation, labels, gold, weights, 3.0),
+                               combine_teachers(cool, shares, 3.0))
 
 
 @pytest.mark.parametrize("flags, expected", [([], 2.0), (["--temperature", 5], 5.0), (["--loss", "mse"], math.inf)])
 def test_teachers_are_combined_at_the_temperature_of_the_loss(folder, monkeypatch, flags, expected):
     seen = []
-    monkeypatch.setattr(distill, "combine", lambda *args: seen.append(args[-1]) or teachers.combine(*args))
+    monkeypatch.setattr(distill, "combine", lambda *args: seen.append(args[-1]) or combine(*args))
     run(folder, "--student", "bag", *flags, teachers=("teacher", "other"))
     assert seen == [expected]
 
@@ -335,7 +344,7 @@ def test_teacher_that_was_trained_again_or_cleans_texts_otherwise_is_asked_again
     def answers(seed, cleaning):
         tokenizer.cleaning = cleaning
         save_model(random_model(seed=seed, vocab_size=max(tokenizer.vocab_size, 60)), tokenizer, folder / "t", run={})
-        return teachers.ask_all(teachers.open_teachers([str(folder / "t")]), ["@ann is late", "so good"], args, "cpu")
+        return teacher_logits(open_teachers([str(folder / "t")]), ["@ann is late", "so good"], args, "cpu")
     first, again, retrained, cleaned = answers(3, "none"), answers(3, "none"), answers(4, "none"), answers(3, "cardiff")
     assert torch.equal(first, again) and len(list((folder / "teacher_logits").iterdir())) == 3
     assert not torch.allclose(first, retrained) and not torch.allclose(first[:, 0], cleaned[:, 0])
@@ -417,17 +426,17 @@ def test_relation_heads_that_do_not_divide_are_refused_before_the_teacher_reads_
 
 def test_words_of_a_quantized_model_are_numbers_not_codes(folder):
     import quantize
-    from train_utils import word_table
+    from pocketbert.models.stored import word_vectors
     expected = load_model(folder / "teacher")[0].embeddings.word.weight
     for method in ("dynamic", "int4", "nf4"):
         quantize.main(["--model", str(folder / "teacher"), "--out", str(folder / method), "--method", method,
                        "--force"])
-        torch.testing.assert_close(word_table(load_model(folder / method)[0]), expected, atol=0.2, rtol=0)
+        torch.testing.assert_close(word_vectors(load_model(folder / method)[0]), expected, atol=0.2, rtol=0)
 
 
 def test_exported_teacher_that_was_exported_again_is_asked_again(folder):
     import quantize
-    from train_utils import parent_of
+    from pocketbert.models.folder import parent_of
     hashes = set()
     for name in ("teacher", "other"):
         quantize.main(["--model", str(folder / name), "--out", str(folder / "graph"), "--method", "onnx"])

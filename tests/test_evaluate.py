@@ -17,16 +17,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS, TEXTS, quantized, random_model
 from sklearn.metrics import f1_score
 
 import evaluate
-import measure_utils
-from file_utils import read_json
-from measure_utils import count_parameters, file_bytes, time_interleaved
-from model_utils import load_model, save_model
-from report_utils import confusion_matrix, macro_f1, mcnemar, paired_bootstrap, table
-from train_utils import predict, run_script
+from pocketbert.cli import run_script
+from pocketbert.evaluation.metrics import confusion_matrix, macro_f1, mcnemar, paired_bootstrap
+from pocketbert.evaluation.tables import results_table
+from pocketbert.evaluation.timing import latencies
+from pocketbert.files import read_json
+from pocketbert.hardware import time_interleaved
+from pocketbert.models.folder import load_model, save_model
+from pocketbert.models.predict import predict
+from pocketbert.models.size import count_parameters, file_bytes
+from small_models import LABELS, TEXTS, quantized, random_model
 
 SCRIPT = Path(evaluate.__file__)
 WORDS = ["late", "lovely", "shop", "phone", "film", "bus"]
@@ -122,7 +125,7 @@ def test_bytes_are_those_of_the_files_and_parameters_those_of_the_float_model(tm
 
 def test_timed_functions_take_turns_and_each_gets_its_own_milliseconds(monkeypatch):
     clock, log = [0.0], []
-    monkeypatch.setattr(measure_utils, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("pocketbert.hardware.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def call(name, seconds):
         log.append(name)
@@ -141,7 +144,7 @@ def test_models_are_timed_in_turn_on_the_same_texts_from_the_shortest_to_the_lon
 
     def model(name):
         return lambda input_ids, attention_mask: log.append((name, input_ids.shape, attention_mask))
-    times = evaluate.latencies({"a": model("a"), "b": model("b")}, {"a": ids, "b": ids}, {"a": 0, "b": 0}, batch_size,
+    times = latencies({"a": model("a"), "b": model("b")}, {"a": ids, "b": ids}, {"a": 0, "b": 0}, batch_size,
                                count=5, device=torch.device("cpu"))
     assert [len(values) for values in times.values()] == [15, 15]  # three times each
     names = [name for name, *_ in log]
@@ -203,7 +206,7 @@ def test_report_scores_the_test_split_as_sklearn_does(reported):
 
 
 def test_results_csv_holds_the_numbers_of_results_md_and_of_metrics_json(reported):
-    assert table(reported.rows) in reported.page and table(reported.rows) in reported.printed
+    assert results_table(reported.rows) in reported.page and results_table(reported.rows) in reported.printed
     for row in reported.rows:
         metrics = read_json(reported.here / "runs" / row["name"] / "metrics.json")
         assert {key: metrics[key] for key in row} == row

@@ -6,17 +6,27 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LABELS, TEXTS, random_model
 
 import distill
 import evaluate
 import prune
-import pruning
 import quantize
 import train
-from data_utils import batches
-from measure_utils import file_bytes
-from model_utils import load_model, save_model
+from pocketbert.data.batching import batches
+from pocketbert.models.folder import load_model, save_model
+from pocketbert.models.size import file_bytes
+from pocketbert.models.surgery import check_sliced_equals_masked, slice_model
+from pocketbert.pruning.choose import keep_most_important, keep_within, least_harmful_layers
+from pocketbert.pruning.cost import byte_cost, latency_cost, mac_cost
+from pocketbert.pruning.importance import (
+    IMPORTANCE,
+    fisher_importance,
+    gradient_importance,
+    magnitude_importance,
+    mask_gradients,
+)
+from pocketbert.pruning.reconstruct import rearrange_mask, reconstruct
+from small_models import LABELS, TEXTS, random_model
 
 FAMILIES = ["bert", "roberta", "distilbert"]
 
@@ -34,7 +44,7 @@ def some_masks(model, seed=0):
 def test_cut_model_equals_masked_model(family, padded_batch):
     model = random_model(family=family)
     head_mask, ffn_mask = some_masks(model)
-    smaller = pruning.cut(model, head_mask, ffn_mask)
+    smaller = slice_model(model, head_mask, ffn_mask)
     with torch.no_grad():
         masked = model(*padded_batch, head_mask, ffn_mask)
         torch.testing.assert_close(smaller(*padded_batch), masked, atol=1e-5, rtol=1e-5)
@@ -93,8 +103,8 @@ def test_gradient_importance_is_the_mean_over_texts_of_each_texts_own_absolute_g
     model = random_model()
     ids = [[2, 7, 9, 3], [2, 30, 3], [2, 8, 41, 6, 3]]
     labels = [0, 2, 1]
-    gradients = pruning.mask_gradients(model, list(batches(ids, labels, 3, pad_id=0)))
-    heads, neurons = pruning.gradient_importance(model, gradients)
+    gradients = mask_gradients(model, list(batches(ids, labels, 3, pad_id=0)))
+    heads, neurons = gradient_importance(model, gradients)
     by_hand, squares = torch.zeros(3, 4), torch.zeros(3, 4)
     for row, label in zip(ids, labels, strict=True):  # one text at a time, one mask for all
         head_mask = torch.ones(3, 4, requires_grad=True)
@@ -102,14 +112,14 @@ def test_gradient_importance_is_the_mean_over_texts_of_each_texts_own_absolute_g
         by_hand += head_mask.grad.abs()
         squares += head_mask.grad.square()
     torch.testing.assert_close(torch.stack(heads), by_hand / 3, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(torch.stack(pruning.fisher_importance(model, gradients)[0]), squares / 3,
+    torch.testing.assert_close(torch.stack(fisher_importance(model, gradients)[0]), squares / 3,
                                atol=1e-6, rtol=1e-4)
     assert all(len(n) == 24 and (n >= 0).all() for n in neurons)
 
 
 def test_magnitude_importance_of_a_head_is_the_norm_of_the_weights_that_its_cut_removes():
     model = random_model()
-    heads, neurons = pruning.magnitude_importance(model, None)
+    heads, neurons = magnitude_importance(model, None)
     a, rows = model.layers[1].attention, slice(2 * 8, 3 * 8)
     removed = [a.query.weight[rows], a.key.weight[rows], a.value.weight[rows], a.output.weight[:, rows]]
     torch.testing.assert_close(heads[1][2], torch.cat([part.flatten() for part in removed]).norm().detach())
@@ -119,35 +129,35 @@ def test_magnitude_importance_of_a_head_is_the_norm_of_the_weights_that_its_cut_
 
 def test_budget_keeps_the_globally_best_but_one_in_every_layer():
     importance = [torch.tensor([9., 8., 7.]), torch.tensor([6., 5.]), torch.tensor([0.1, 0.2, 0.3, 0.05])]
-    masks = pruning.keep_most_important(importance, 5)
+    masks = keep_most_important(importance, 5)
     assert [mask.tolist() for mask in masks] == [[1, 1, 1], [1, 0], [0, 0, 1, 0]]
     for keep in range(3, 10):
-        masks = pruning.keep_most_important(importance, keep)
+        masks = keep_most_important(importance, keep)
         assert sum(int(mask.sum()) for mask in masks) == keep and all(mask.sum() >= 1 for mask in masks)
 
 
 def test_budget_below_one_unit_a_layer_is_an_error():
     with pytest.raises(ValueError, match="each layer needs at least one"):
-        pruning.keep_most_important([torch.ones(3), torch.ones(3)], 1)
+        keep_most_important([torch.ones(3), torch.ones(3)], 1)
 
 
 def test_cut_of_a_cut_model_still_equals_its_mask_and_survives_the_folder(tmp_path, tokenizer, padded_batch):
     model = random_model()
-    once = pruning.cut(model, *some_masks(model))
+    once = slice_model(model, *some_masks(model))
     masks = ([torch.ones(1), torch.tensor([1., 0, 0, 1]), torch.tensor([0., 1])],
              [(torch.arange(layer.ffn.up.out_features) % 2 == 0).float() for layer in once.layers])
-    twice = pruning.cut(once, *masks)
+    twice = slice_model(once, *masks)
     with torch.no_grad():
         torch.testing.assert_close(twice(*padded_batch), once(*padded_batch, *masks), atol=1e-5, rtol=1e-5)
         save_model(twice, tokenizer, tmp_path / "m", run={})
         assert torch.equal(load_model(tmp_path / "m")[0](*padded_batch), twice(*padded_batch))
-    assert twice.config.heads_per_layer == [1, 2, 1]
+    assert twice.config.num_heads == [1, 2, 1]
 
 
 def test_frozen_layers_stay_frozen_when_they_are_cut():
     model = random_model()
     model.layers[0].requires_grad_(False)
-    smaller = pruning.cut(model, *some_masks(model))
+    smaller = slice_model(model, *some_masks(model))
     assert not any(t.requires_grad for t in smaller.layers[0].parameters())
     assert all(t.requires_grad for t in smaller.layers[1].parameters())
 
@@ -156,13 +166,13 @@ def test_a_wrong_cut_is_noticed(padded_batch):
     model = random_model()
     head_mask, ffn_mask = some_masks(model)
     other_heads = [mask.flip(0) for mask in head_mask]
-    wrong = pruning.cut(model, other_heads, ffn_mask)
+    wrong = slice_model(model, other_heads, ffn_mask)
     batch = next(iter(batches([[2, 9, 3]], [0], 1, 0)))
     with pytest.raises(AssertionError, match="differ from the masked"):
-        pruning.check_cut_equals_masked(wrong, model, head_mask, ffn_mask, batch)
+        check_sliced_equals_masked(wrong, model, head_mask, ffn_mask, batch)
 
 
-@pytest.mark.parametrize("importance", list(pruning.IMPORTANCE))
+@pytest.mark.parametrize("importance", list(IMPORTANCE))
 def test_prune_script_keeps_what_it_was_asked_to_keep(importance, tmp_path, tokenizer, capsys):
     save_model(random_model(), tokenizer, tmp_path / "teacher", run={})
     (tmp_path / "mine.csv").write_text("text,label\n" + "".join(
@@ -171,7 +181,7 @@ def test_prune_script_keeps_what_it_was_asked_to_keep(importance, tmp_path, toke
                               tmp_path / "mine.csv", "--heads", 0.5, "--ffn", 0.25, "--importance", importance,
                               "--steps", 2, "--epochs", 1])))
     model, _ = load_model(tmp_path / "pruned")
-    assert sum(model.config.heads_per_layer) == 6 and sum(model.config.neurons_per_layer) == 18
+    assert sum(model.config.num_heads) == 6 and sum(model.config.intermediate_sizes) == 18
     assert "with masks" in capsys.readouterr().out
 
 
@@ -180,22 +190,22 @@ def test_prune_script_keeps_what_it_was_asked_to_keep(importance, tmp_path, toke
 def test_macs_equal_a_count_of_the_multiplications_that_torch_really_does():
     """FlopCounterMode counts 2 flops a multiply-add, over all matrix products of one text of 7 tokens."""
     from torch.utils.flop_counter import FlopCounterMode
-    model = random_model(heads_per_layer=[4, 2, 3], neurons_per_layer=[24, 8, 16])
+    model = random_model(num_heads=[4, 2, 3], intermediate_sizes=[24, 8, 16])
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model(torch.randint(5, 60, (1, 7)))
     head = 32 * 32 + 32 * 3
-    encoder = pruning.mac_cost(model.config, 7).total(model.config.heads_per_layer, model.config.neurons_per_layer)
+    encoder = mac_cost(model.config, 7).total(model.config.num_heads, model.config.intermediate_sizes)
     assert encoder + head == counter.get_total_flops() / 2
 
 
 def test_byte_cost_is_what_the_file_loses(tmp_path, tokenizer):
     model = random_model()
     before = sum(4 * p.numel() for p in model.parameters())
-    cost = pruning.byte_cost(model.config, before)
+    cost = byte_cost(model.config, before)
     heads, neurons = some_masks(model)
-    smaller = pruning.cut(model, heads, neurons)
+    smaller = slice_model(model, heads, neurons)
     after = sum(4 * p.numel() for p in smaller.parameters())
-    assert cost.total(smaller.config.heads_per_layer, smaller.config.neurons_per_layer) == after < before
+    assert cost.total(smaller.config.num_heads, smaller.config.intermediate_sizes) == after < before
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 1.0])
@@ -203,9 +213,9 @@ def test_choice_fills_the_budget_and_never_exceeds_it(share):
     model = random_model(layers=4, heads=4, neurons=64)
     torch.manual_seed(0)
     importance = ([torch.rand(4) for _ in range(4)], [torch.rand(64) for _ in range(4)])
-    cost = pruning.mac_cost(model.config, 10)
+    cost = mac_cost(model.config, 10)
     full = cost.total([4] * 4, [64] * 4)
-    heads, neurons = pruning.keep_within(importance, cost, share * full)
+    heads, neurons = keep_within(importance, cost, share * full)
     spent = cost.total([int(h.sum()) for h in heads], [int(n.sum()) for n in neurons])
     one_head = cost.slopes()[0]
     assert share * full - one_head <= spent <= share * full
@@ -217,30 +227,30 @@ def test_choice_fills_the_budget_and_never_exceeds_it(share):
 def test_neurons_under_a_budget_are_multiples_of_what_the_processor_likes():
     model = random_model(layers=3, heads=4, neurons=64)
     importance = ([torch.rand(4) for _ in range(3)], [torch.rand(64) for _ in range(3)])
-    cost = pruning.mac_cost(model.config, 10)
-    _, neurons = pruning.keep_within(importance, cost, 0.5 * cost.total([4] * 3, [64] * 3), round_to=16)
+    cost = mac_cost(model.config, 10)
+    _, neurons = keep_within(importance, cost, 0.5 * cost.total([4] * 3, [64] * 3), round_to=16)
     assert all(int(n.sum()) % 16 == 0 for n in neurons)
 
 
 def test_impossible_budget_is_an_error_that_states_the_nearest_possible_one():
     model = random_model()
     importance = ([torch.rand(4) for _ in range(3)], [torch.rand(24) for _ in range(3)])
-    cost = pruning.mac_cost(model.config, 10)
+    cost = mac_cost(model.config, 10)
     least = cost.total([1] * 3, [1] * 3)
     with pytest.raises(ValueError, match=re.escape(f"already cost {least:,.4g} MACs")):
-        pruning.keep_within(importance, cost, 0.9 * least)
-    pruning.keep_within(importance, cost, least)
+        keep_within(importance, cost, 0.9 * least)
+    keep_within(importance, cost, least)
 
 
 def test_rearranging_never_raises_the_predicted_loss_and_keeps_the_count():
     torch.manual_seed(0)
     shared = torch.randn(200, 1)
     gradients = torch.cat([torch.randn(200, 10), shared + 0.1 * torch.randn(200, 6), -shared], dim=1)  # twins, a foe
-    mask = pruning.keep_most_important([gradients.square().mean(0)], 9)[0]
+    mask = keep_most_important([gradients.square().mean(0)], 9)[0]
 
     def rise(m):
         return (gradients @ (1 - m)).square().mean()
-    better = pruning.rearrange(mask, gradients)
+    better = rearrange_mask(mask, gradients)
     assert better.sum() == mask.sum() and rise(better) < 0.9 * rise(mask)
 
 
@@ -249,7 +259,7 @@ def test_units_that_cancel_may_go_together():
     torch.manual_seed(0)
     u, small = torch.randn(100, 1), 1.5 * torch.randn(100, 2)
     gradients = torch.cat([u, -u, small, 3 * torch.randn(100, 2)], dim=1)
-    assert pruning.rearrange(torch.tensor([0., 1, 0, 1, 1, 1]), gradients).tolist() == [0, 0, 1, 1, 1, 1]
+    assert rearrange_mask(torch.tensor([0., 1, 0, 1, 1, 1]), gradients).tolist() == [0, 0, 1, 1, 1, 1]
 
 
 def test_refit_lowers_the_error_of_every_block_and_of_the_logits():
@@ -258,20 +268,20 @@ def test_refit_lowers_the_error_of_every_block_and_of_the_logits():
     ids = [torch.randint(5, 60, (n,)).tolist() for n in torch.randint(4, 12, (64,)).tolist()]
     texts = list(batches(ids, [0] * 64, 16, pad_id=0))
     heads = [torch.tensor([1., 1, 1, 0])] * 3
-    smaller = pruning.cut(model, heads, [(torch.arange(32) < 20).float()] * 3)
+    smaller = slice_model(model, heads, [(torch.arange(32) < 20).float()] * 3)
 
     def error(candidate):
         return sum((candidate(b.input_ids, b.attention_mask) - model(b.input_ids, b.attention_mask)).square().sum()
                    for b in texts).item()
     before = error(smaller)
-    errors = pruning.refit(smaller, model, texts)
+    errors = reconstruct(smaller, model, texts)
     assert all(after <= before for before, after in errors) and error(smaller) < 0.5 * before
 
 
 def test_refit_of_an_uncut_model_changes_nothing(padded_batch):
     model = random_model()
-    same = pruning.cut(model, [torch.ones(4)] * 3, [torch.ones(24)] * 3)
-    pruning.refit(same, model, list(batches([[2, 7, 9, 3], [2, 30, 3]], [0, 1], 2, pad_id=0)))
+    same = slice_model(model, [torch.ones(4)] * 3, [torch.ones(24)] * 3)
+    reconstruct(same, model, list(batches([[2, 7, 9, 3], [2, 30, 3]], [0, 1], 2, pad_id=0)))
     torch.testing.assert_close(same(*padded_batch), model(*padded_batch), atol=1e-4, rtol=1e-4)
 
 
@@ -284,9 +294,9 @@ def test_latency_table_predicts_the_sum_of_its_measured_parts(monkeypatch):
             kind, last, count = name
             return (0.1 if last else 1.0) * {"heads": 0.5, "neurons": 0.01}[kind] * count
         return {name: [ms(name)] for name in calls}
-    monkeypatch.setattr(pruning, "time_interleaved", clock)
+    monkeypatch.setattr("pocketbert.pruning.cost.time_interleaved", clock)
     model = random_model(layers=3, heads=4, neurons=32)
-    cost = pruning.latency_cost(model, batch_size=2, length=5)
+    cost = latency_cost(model, batch_size=2, length=5)
     assert cost.total([4, 4, 4], [32, 32, 32]) == pytest.approx(10)
     assert cost.total([2, 4, 4], [32, 16, 32]) == pytest.approx(10 - 2 * 0.5 - 16 * 0.01)
     assert cost.total([4, 4, 2], [32, 32, 32]) == pytest.approx(10 - 0.1 * 2 * 0.5)
@@ -300,7 +310,7 @@ def test_least_harmful_layers_drops_the_one_that_does_nothing():
     ids = [[2, 7, 9, 3], [2, 30, 3], [2, 8, 41, 6, 3]]
     with torch.no_grad():
         labels = [int(model(torch.tensor([row])).argmax()) for row in ids]
-    assert pruning.least_harmful_layers(model, list(batches(ids, labels, 3, 0)), 2) == [0, 2]
+    assert least_harmful_layers(model, list(batches(ids, labels, 3, 0)), 2) == [0, 2]
 
 
 def make_teacher(family, tokenizer, tmp_path):

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LABELS, TEXTS, quantized, random_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import evaluate
-import layers
 import prune
 import quantize
-import runtimes
-from data_utils import batches
-from measure_utils import count_parameters, file_bytes
-from model_utils import load_model, save_model
-from train_utils import predict
+from pocketbert.data.batching import batches
+from pocketbert.models.folder import load_model, save_model
+from pocketbert.models.predict import predict
+from pocketbert.models.size import count_parameters, file_bytes
+from pocketbert.quantization.graph import GRAPH_FILES
+from pocketbert.quantization.int8 import Int8Embedding, Int8Linear, overflows, pick_engine, without_notices
+from pocketbert.quantization.plan import keep_worst, parse_plan, sensitivity, store_all
+from small_models import LABELS, TEXTS, quantized, random_model
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def linear():
 
 
 def test_int8_linear_is_bit_identical_to_torch_ao_with_its_seven_bits(linear, monkeypatch):
-    monkeypatch.setattr(layers, "overflows", lambda engine: True)
-    ours = layers.Int8Linear.from_float(linear)
-    theirs = layers.quiet(lambda: torch.ao.quantization.quantize_dynamic(
+    monkeypatch.setattr("pocketbert.quantization.int8.overflows", lambda engine: True)
+    ours = Int8Linear.from_float(linear)
+    theirs = without_notices(lambda: torch.ao.quantization.quantize_dynamic(
         nn.Sequential(linear), {nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}))
     x = torch.randn(5, 7, 40)
     assert torch.equal(ours(x), theirs(x))
@@ -42,8 +43,8 @@ def test_int8_linear_is_bit_identical_to_torch_ao_with_its_seven_bits(linear, mo
 
 def test_eight_bit_activations_are_multiplied_without_overflow_or_not_used(linear):
     """Whole numbers by hand: what the kernel must give with the bits that it chose."""
-    ours, x = layers.Int8Linear.from_float(linear), torch.randn(5, 40)
-    levels = 127 if layers.overflows(torch.backends.quantized.engine) else 255
+    ours, x = Int8Linear.from_float(linear), torch.randn(5, 40)
+    levels = 127 if overflows(torch.backends.quantized.engine) else 255
     scale = (x.max() - x.min()) / levels
     zero_point = (-x.min() / scale).round()
     codes = (x / scale + zero_point).round().clamp(0, levels) - zero_point
@@ -54,7 +55,7 @@ def test_eight_bit_activations_are_multiplied_without_overflow_or_not_used(linea
 
 
 def test_int8_weights_are_within_half_a_step_of_the_float_weights_row_by_row(linear):
-    ours = layers.Int8Linear.from_float(linear)
+    ours = Int8Linear.from_float(linear)
     error = (ours.dequantize() - linear.weight).abs()
     assert (error <= 0.5 * ours.scale[:, None] * 1.001).all()
     assert ours.scale[3] > 10 * ours.scale.median()  # per channel: the loud row has a scale of its own
@@ -63,9 +64,9 @@ def test_int8_weights_are_within_half_a_step_of_the_float_weights_row_by_row(lin
 def test_int8_embedding_equals_torch_ao():
     torch.manual_seed(0)
     table = nn.Embedding(50, 16)
-    ours = layers.Int8Embedding.from_float(table)
+    ours = Int8Embedding.from_float(table)
     table.qconfig = torch.ao.quantization.float_qparams_weight_only_qconfig
-    theirs = layers.quiet(lambda: torch.ao.nn.quantized.Embedding.from_float(table))
+    theirs = without_notices(lambda: torch.ao.nn.quantized.Embedding.from_float(table))
     ids = torch.randint(0, 50, (3, 9))
     torch.testing.assert_close(ours(ids), theirs(ids), atol=1e-6, rtol=1e-5)
     assert ((ours.dequantize() - table.weight).abs() <= 0.5 * ours.scale[:, None] * 1.001).all()
@@ -74,7 +75,7 @@ def test_int8_embedding_equals_torch_ao():
 def test_row_of_equal_numbers_survives():
     table = nn.Embedding(2, 4)
     table.weight.data[0], table.weight.data[1] = 0.0, 3.0
-    torch.testing.assert_close(layers.Int8Embedding.from_float(table).dequantize(), table.weight.detach())
+    torch.testing.assert_close(Int8Embedding.from_float(table).dequantize(), table.weight.detach())
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
@@ -132,7 +133,7 @@ def test_engine_that_this_machine_lacks_is_replaced_with_a_line(tmp_path, tokeni
     model, _ = load_model(tmp_path / "int8")
     assert torch.isfinite(model(*padded_batch)).all() and "tpu is not available" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--engine tpu"):
-        layers.pick_engine("tpu")
+        pick_engine("tpu")
 
 
 def test_activation_scale_is_shared_by_the_batch_and_the_flip_counter_sees_it(monkeypatch):
@@ -198,7 +199,7 @@ def test_every_form_gives_the_same_bits_after_loading(plan, tmp_path, tokenizer,
 
 
 def test_later_parts_of_a_plan_overrule_earlier_ones():
-    forms = quantize.parse_plan("encoder=int8,layers.1=int4,layers.1.ffn.up=fp32", random_model())
+    forms = parse_plan("encoder=int8,layers.1=int4,layers.1.ffn.up=fp32", random_model())
     assert forms["layers.0.ffn.up"] == "int8" and forms["layers.1.ffn.down"] == "int4"
     assert "layers.1.ffn.up" not in forms and not any(name.startswith(("head", "embeddings")) for name in forms)
 
@@ -207,16 +208,16 @@ def test_later_parts_of_a_plan_overrule_earlier_ones():
                                            ("embeddings=gptq", "looked up"), ("layers.1", "not PART=FORM")])
 def test_impossible_plan_is_a_one_line_error(plan, message):
     with pytest.raises(ValueError, match=message) as error:
-        quantize.parse_plan(plan, random_model())
+        parse_plan(plan, random_model())
     assert "\n" not in str(error.value)
 
 
 def test_sensitivity_ranks_the_coarser_form_first_and_leaves_the_model_as_it_was():
     model, args = random_model(), argparse.Namespace(group_size=8, clusters=2, init="linear")
     before = [id(module) for module in model.modules()]
-    stored = quantize.store_all(model, {"layers.0.ffn.up": "fp16", "layers.1.ffn.up": "clusters"}, args)
+    stored = store_all(model, {"layers.0.ffn.up": "fp16", "layers.1.ffn.up": "clusters"}, args)
     ids = [[2, i, 59 - i, 3] for i in range(5, 55)]
-    ranking = quantize.sensitivity(model, stored, lambda m: predict(m, ids, 10, 0), torch.zeros(50, dtype=torch.int64))
+    ranking = sensitivity(model, stored, lambda m: predict(m, ids, 10, 0), torch.zeros(50, dtype=torch.int64))
     assert [name for name, *_ in ranking] == ["layers.1.ffn.up", "layers.0.ffn.up"]
     assert ranking[0][1] > 100 * abs(ranking[1][1])
     assert [id(module) for module in model.modules()] == before
@@ -225,10 +226,10 @@ def test_sensitivity_ranks_the_coarser_form_first_and_leaves_the_model_as_it_was
 def test_keeping_stops_as_soon_as_the_score_is_good_enough(monkeypatch):
     model, args = random_model(), argparse.Namespace(max_drop=0.01, keep_as="fp32", group_size=8)
     stored = dict.fromkeys(["layers.0.ffn.up", "layers.1.ffn.up", "layers.2.ffn.up"])
-    monkeypatch.setattr(quantize, "assemble", lambda model, stored, engine: stored)
+    monkeypatch.setattr("pocketbert.quantization.plan.with_stored", lambda model, stored, engine: stored)
     answers = {3: 0.7, 2: 0.75, 1: 0.795, 0: 0.8}
     ranking = [(f"layers.{i}.ffn.up", 1.0, 0.0) for i in (2, 0, 1)]
-    left, kept = quantize.keep_worst(model, stored, args, ranking, lambda m: {
+    left, kept = keep_worst(model, stored, args, ranking, lambda m: {
         "macro_f1": 0.8 if m is model else answers[len(m)]}, "x86")
     assert kept == ["layers.2.ffn.up", "layers.0.ffn.up"] and list(left) == ["layers.1.ffn.up"]
 
@@ -245,7 +246,7 @@ def test_int8_that_is_slower_is_refused_with_its_measurement_and_nothing_is_writ
 def test_broken_int8_model_that_answers_one_class_is_called_broken(teacher, tmp_path, monkeypatch, capsys):
     def one_class(model, ids, *rest, **masks):
         logits = predict(model, ids, *rest, **masks)
-        if model.config.stored_forms:
+        if model.config.stored_formats:
             return torch.zeros_like(logits)
         return torch.eye(3)[torch.arange(len(logits)) % 3]
     monkeypatch.setattr(quantize, "predict", one_class)
@@ -269,7 +270,7 @@ def test_fine_tuned_centroids_are_written_and_pruned_weights_stay_zero(teacher, 
     assert len(run["quantization"]["history"]) == 2
 
 
-@pytest.mark.parametrize("form", runtimes.FORMS)
+@pytest.mark.parametrize("form", GRAPH_FILES)
 def test_exported_folder_is_a_model_folder_like_any_other(form, teacher, tmp_path, capsys):
     folder, data = teacher
     out = str(tmp_path / form)
@@ -335,4 +336,4 @@ def test_kept_matrix_of_a_sparse_model_stays_sparse(teacher, tmp_path, monkeypat
 def test_torch_without_its_quantization_is_told_in_one_line(monkeypatch):
     monkeypatch.delattr(torch.ao.quantization, "quantize_dynamic")
     with pytest.raises(ValueError, match="no int8 kernels"):
-        layers.pick_engine()
+        pick_engine()

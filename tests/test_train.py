@@ -8,15 +8,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LABELS, TEXTS, random_model
 from sklearn.metrics import f1_score
 from torch import nn
 
 import search
 import train
-from data_utils import Dataset, Split, load_dataset
-from model_utils import load_model, save_model
-from train_utils import Optimizer, TrainingLog, open_model, predict, run_script, scores
+from data_utils import load_dataset
+from model_utils import open_model
+from pocketbert.cli import run_script
+from pocketbert.data.splits import Dataset, Split
+from pocketbert.evaluation.metrics import scores
+from pocketbert.models.folder import load_model, save_model
+from pocketbert.models.predict import predict
+from pocketbert.training.log import TrainingLog
+from pocketbert.training.optim import Optimizer
+from small_models import LABELS, TEXTS, random_model
 
 
 def arguments(**changes):
@@ -250,7 +256,7 @@ def test_search_scores_the_model_that_prune_saves_and_not_a_larger_one_on_the_wa
     run = json.loads((tmp_path / "s" / "best" / "run.json").read_text())
     study = search.optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 's' / 'study.db'}")
     assert run["validation"]["macro_f1"] == pytest.approx(study.best_value)
-    assert run["pruning"]["steps"][-1]["neurons"] == load_model(tmp_path / "s" / "best")[0].config.neurons_per_layer
+    assert run["pruning"]["steps"][-1]["neurons"] == load_model(tmp_path / "s" / "best")[0].config.intermediate_sizes
 
 
 def test_search_with_another_command_in_the_same_folder_is_an_error(mine, tmp_path):

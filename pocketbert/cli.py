@@ -1,0 +1,113 @@
+"""Flags that mean the same in every script, and how a script ends when the user made a mistake."""
+
+import argparse
+import math
+import shlex
+import sys
+from pathlib import Path
+
+
+def parser_for(doc):
+    """An ArgumentParser whose help is the script's docstring and shows every default; a wrong flag is one line."""
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        def _get_help_string(self, action):
+            return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+    return Parser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return value
+
+
+def nonnegative_int(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def number_between(low, high):
+    def number(text):
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
+        return value
+    return number
+
+
+unit_interval, nonnegative_float = number_between(0, 1), number_between(0, math.inf)
+
+
+def add_common_flags(parser, data_required=True):
+    """Flags that mean the same in every verb."""
+    parser.add_argument("--data", required=data_required, help="a registered dataset (demo, "
+                        "tweet_sentiment_extraction, corona_tweets, sst2, emotion, goemotions, massive, imdb), "
+                        "a CSV / TSV / JSONL file, or a folder of train/validation/test files")
+    parser.add_argument("--data-dir", default="data", help="where registered datasets lie, as DATA_DIR/NAME/")
+    parser.add_argument("--text", help="the column of the text in a file of yours (default: guessed)")
+    parser.add_argument("--label", help="the column of the label in a file of yours (default: guessed)")
+    parser.add_argument("--batch-size", type=positive_int, default=32, help="texts per forward pass")
+    parser.add_argument("--max-length", type=positive_int, default=128,
+                        help="tokens kept of a text, special tokens included")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, dropout and shuffling")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_training_flags(parser, epochs, lr):
+    """Flags of the three verbs that train."""
+    parser.add_argument("--epochs", type=nonnegative_int, default=epochs, help="passes over the training texts")
+    parser.add_argument("--lr", type=nonnegative_float, default=lr,
+                        help="peak learning rate: 2e-5 for a base model, 1e-4 for MiniLM, 1e-3 from scratch")
+    parser.add_argument("--weight-decay", type=nonnegative_float, default=0.01, help="on matrices only")
+    parser.add_argument("--warmup", type=unit_interval, default=0.1, help="share of the steps until the peak")
+    parser.add_argument("--accumulate", type=positive_int, default=1, help="batches per step of the optimizer")
+    parser.add_argument("--max-grad-norm", type=nonnegative_float, default=1.0, help="clip the gradients' norm; 0: off")
+    parser.add_argument("--dropout", type=number_between(0, 0.9), help="replaces the model's own (0: off)")
+    parser.add_argument("--freeze", type=nonnegative_int, default=0, 
+                        help="train neither the embeddings nor the first N layers; 0: train all")
+    parser.add_argument("--patience", type=positive_int, default=3,
+                        help="stop after so many epochs without a better validation macro-F1")
+    parser.add_argument("--max-train", type=positive_int, help="a stratified subset of so many training rows")
+    parser.add_argument("--minutes", type=nonnegative_float, default=0,
+                        help="stop training after this long; 0: no limit")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None,
+                        help="mixed precision (default: on a GPU that has it)")
+    parser.add_argument("--wandb", choices=["online", "offline", "disabled"], default="disabled",
+                        help="track the run with Weights & Biases")
+
+
+def refuse_idle_flags(parser, args, rules):
+    """A flag that was given and would change nothing is an error: silence would look like an effect.
+
+    rules: (flag, is it wanted?, why it does nothing when it is not)
+    """
+    for flag, wanted, why in rules:
+        if getattr(args, flag) != parser.get_default(flag) and not wanted:
+            parser.error(f"--{flag.replace('_', '-')} does nothing here: {why}")
+
+
+def run_script(main):
+    """Run a verb's main; an error of the user's becomes one line on stderr and exit code 1, unless --debug."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted")
+    except (ValueError, OSError, FloatingPointError) as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+
+
+def data_flags(args):
+    """The flags with which another verb finds the same data, for the command that a script proposes next."""
+    given = [("--data", args.data), ("--data-dir", args.data_dir if args.data_dir != "data" else None),
+             ("--text", args.text), ("--label", args.label)]
+    return " ".join(f"{flag} {shlex.quote(value)}" for flag, value in given if value)

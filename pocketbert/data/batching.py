@@ -1,0 +1,55 @@
+"""Token ids -> padded batches of texts of like length."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+POOL_BATCHES = 50           # training: this many batches are sorted by length together
+
+
+@dataclass
+class Batch:
+    input_ids: torch.Tensor                     # (B, T) int64, padded to the longest row of this batch
+    attention_mask: torch.Tensor | None         # (B, T) int64, 1 = token, 0 = padding; None if nothing is padded
+    labels: torch.Tensor | None                 # (B,) int64
+    index: list[int]                            # which row of the split each line is
+
+    def to(self, device):
+        return Batch(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in vars(self).values()))
+
+
+def make_batch(ids, labels, rows, pad_id):
+    """Pad the rows to their longest: one numpy assignment fills the batch, no tensor is made per row."""
+    lengths = np.array([len(ids[r]) for r in rows])
+    mask = np.arange(lengths.max()) < lengths[:, None]                               # (B, T)
+    padded = np.full(mask.shape, pad_id, dtype=np.int64)
+    padded[mask] = np.fromiter(itertools.chain.from_iterable(ids[r] for r in rows), np.int64, lengths.sum())
+    return Batch(torch.from_numpy(padded), None if mask.all() else torch.from_numpy(mask.astype(np.int64)),
+                 None if labels is None else torch.tensor([labels[r] for r in rows]), rows)
+
+
+def batches(ids, labels, batch_size, pad_id, shuffle_seed=None):
+    """Yields a Batch for every batch_size rows; every row occurs exactly once.
+
+    ids: a list of token ids per row. labels: a list of ints, or None.
+    Texts of one length belong together, because padding costs as much time as text. For scoring
+    (shuffle_seed=None) all rows are sorted, longest first: if a batch is too big for memory, it is the first.
+    Batch.index undoes the order. For training, pools of POOL_BATCHES random batches are sorted and cut, and the
+    batches shuffled: nearly as little padding, and no two epochs (with another seed each) have the same batches.
+    """
+    if batch_size < 1 or labels is not None and len(labels) != len(ids):
+        raise ValueError(f"batch size {batch_size}, {len(ids)} texts, {len(labels or ids)} labels: "
+                         "expected at least 1, and a label for every text")
+    rng = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
+    lengths = np.array([len(row) for row in ids])
+    order = np.arange(len(ids)) if rng is None else rng.permutation(len(ids))
+    pool_size = max(len(ids), 1) if rng is None else POOL_BATCHES * batch_size
+    cuts = []
+    for start in range(0, len(ids), pool_size):
+        pool = order[start:start + pool_size]
+        pool = pool[np.argsort(-lengths[pool], kind="stable")].tolist()
+        cuts += [pool[i:i + batch_size] for i in range(0, len(pool), batch_size)]
+    for i in range(len(cuts)) if rng is None else rng.permutation(len(cuts)):
+        yield make_batch(ids, labels, cuts[i], pad_id)

@@ -1,0 +1,127 @@
+"""Text to token ids: clean a tweet, split it into the pieces a model was trained on, number the pieces."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from pocketbert.data.tweets import CLEANERS
+
+BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+ROBERTA_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+class Tokenizer:
+    """`tokenizers.Tokenizer` with cleaning in front and truncation behind.
+
+    backend       the tokenizers.Tokenizer; its own truncation and padding are switched off
+    cleaning      a key of CLEANERS
+    vocab_size    the ids are 0 .. vocab_size - 1: the model's embedding needs as many rows
+    unk_id        also stands for the backend's ids beyond vocab_size; only BERTweet has such (read_bertweet)
+    pad_id        for the batch, which pads: the tokenizer's own, else config.json's, else 0
+    """
+
+    def __init__(self, backend, config=None, cleaning="none"):
+        if cleaning not in CLEANERS:
+            raise ValueError(f"unknown text cleaning {cleaning!r}: choose one of {', '.join(CLEANERS)}")
+        config = config or {}
+        self.backend, self.cleaning = backend, cleaning
+        backend.no_truncation()             # all-MiniLM-L6-v2's file pads every text to 128
+        backend.no_padding()
+        self.num_ids = max(backend.get_vocab().values(), default=-1) + 1
+        self.vocab_size = self.num_ids
+        if getattr(backend.model, "end_of_word_suffix", None) == "</w>":     # BERTweet
+            self.vocab_size = min(self.num_ids, config.get("vocab_size") or self.num_ids)
+        self.pad_id = self._first_id(["[PAD]", "<pad>"], config.get("pad_token_id") or 0)
+        unk_token = getattr(backend.model, "unk_token", None)
+        self.unk_id = self._first_id([unk_token or "[UNK]", "[UNK]", "<unk>"], self.pad_id)
+        probe = backend.encode("a")         # which special tokens does it put before and after a text?
+        start = probe.special_tokens_mask.index(0) if 0 in probe.special_tokens_mask else 1
+        end = start + probe.special_tokens_mask.count(0)
+        self.prefix, self.suffix = probe.ids[:start], probe.ids[end:]
+
+    def same_as(self, other):
+        """Does it cut every text into the same ids? Then inner tensors can be compared token by token."""
+        return (self.backend.to_str(), self.cleaning, self.pad_id) == (
+            other.backend.to_str(), other.cleaning, other.pad_id)
+
+    def _first_id(self, tokens, default):
+        ids = (self.backend.token_to_id(token) for token in tokens)
+        return next((i for i in ids if i is not None), default)
+
+    def __call__(self, texts, max_length):
+        """texts: list of str -> list of lists of ids, special tokens included, at most max_length each."""
+        room = max_length - len(self.prefix) - len(self.suffix)
+        if room < 1:
+            raise ValueError(f"max_length {max_length} leaves no room for text beside the special tokens")
+        clean = CLEANERS[self.cleaning]
+        encodings = self.backend.encode_batch_fast([clean(well_formed(text)) for text in texts],
+                                                   add_special_tokens=False)
+        # Cut here rather than by backend.enable_truncation: that would change what other threads see.
+        rows = [self.prefix + encoding.ids[:room] + self.suffix for encoding in encodings]
+        if self.num_ids > self.vocab_size:
+            rows = [[i if i < self.vocab_size else self.unk_id for i in row] for row in rows]
+        return rows
+
+    def save(self, folder):
+        """Write folder/tokenizer.json, whole or not at all: temporary file, fsync, rename."""
+        path = Path(folder) / "tokenizer.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".tokenizer.json.{os.getpid()}")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(self.backend.to_str().encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def well_formed(text):
+    """The text as valid Unicode: half a surrogate pair (a tweet cut in the middle) becomes U+FFFD."""
+    if not isinstance(text, str):
+        raise TypeError(f"a text must be a str, not {type(text).__name__}: {text!r:.60}")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def train_wordpiece(texts, vocab_size=8000, lowercase=True):
+    """A BERT-style WordPiece learned from `texts`: the same texts give the same ids, always.
+
+    The library numbers the letters in the random order of a hash table, and equal counts are then decided by
+    those numbers. So we number them first: specials 0..4, letters by frequency, "##" letters, then merges.
+    """
+    texts = [well_formed(text) for text in texts]
+    trainee = bert_backend({token: i for i, token in enumerate(BERT_SPECIALS)}, lowercase=lowercase)
+    counts = Counter()
+    for text in texts:
+        counts.update(trainee.normalizer.normalize_str(text))
+    letters = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    letters = letters[:min(1000, max(80, vocab_size // 8))]      # a rarer letter makes its word [UNK]
+    first = BERT_SPECIALS + letters + ["##" + letter for letter in letters]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first, initial_alphabet=letters,
+                                        limit_alphabet=len(letters), show_progress=False)
+    trainee.train_from_iterator(texts, trainer)
+    return Tokenizer(bert_backend(trainee.get_vocab(), lowercase=lowercase))
+
+
+def add_specials(backend, specials, single, pair):
+    """Declare the special tokens, so that text is never cut inside them, and where they go."""
+    present = [token for token in specials if backend.token_to_id(token) is not None]
+    backend.add_special_tokens(present)
+    backend.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(token, backend.token_to_id(token)) for token in present])
+    return backend
+
+
+def bert_backend(vocab, lowercase=True, strip_accents=None, chinese_chars=True):
+    """WordPiece as BERT has it. vocab: piece -> id. strip_accents None: as lowercase."""
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese_chars)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return add_specials(backend, BERT_SPECIALS, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")

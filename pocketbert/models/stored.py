@@ -1,0 +1,185 @@
+"""Matrices in fewer bytes: what all stored formats share."""
+
+import math
+from pkgutil import resolve_name
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def pack_bits(bits):
+    """A bool vector (n,) -> uint8 (ceil(n / 8),): bit b of byte i is element 8 i + b; spare bits are 0."""
+    padded = F.pad(bits.byte(), (0, -len(bits) % 8)).view(-1, 8)
+    return (padded << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(dim=1, dtype=torch.uint8)
+
+
+def pack_codes(codes, bits):
+    """Whole numbers below 2^bits, uint8 (n,) -> uint8 (ceil(n * bits / 8),), without gaps, lowest bits first."""
+    if len(codes) and int(codes.max()) >> bits:
+        raise ValueError(f"{int(codes.max())} does not fit into {bits} bits")
+    places = codes[:, None] >> torch.arange(bits, dtype=torch.uint8, device=codes.device)  # (n, bits)
+    return pack_bits((places & 1).flatten())
+
+
+def unpack_codes(packed, bits, count):
+    """The other way round: uint8 (ceil(count * bits / 8),) -> uint8 (count,); an error if it cannot be that."""
+    if len(packed) != math.ceil(count * bits / 8):
+        raise ValueError(f"damaged: {count} codes of {bits} bits take {math.ceil(count * bits / 8)} bytes, "
+                         f"there are {len(packed)}")
+    piece = bits if 8 % bits == 0 else 1  # whole codes where a byte holds whole ones: ten times faster than bits
+    shifts = torch.arange(0, 8, piece, dtype=torch.uint8, device=packed.device)
+    pieces = ((packed[:, None] >> shifts) & (2 ** piece - 1)).flatten()
+    if pieces[count * bits // piece:].any():
+        raise ValueError(f"damaged: spare bits are set behind {count} codes of {bits} bits")
+    if piece == bits:
+        return pieces[:count]
+    return (pieces[:count * bits].view(count, bits) << shifts[:bits]).sum(dim=1, dtype=torch.uint8)
+
+
+def finite(weight):
+    if not weight.isfinite().all():
+        raise ValueError("the weights are not finite (NaN or infinite): damaged, or too large for their form")
+    return weight
+
+
+def lookup(book, codes):
+    """book[codes], which is several times slower: uint8 would be taken for a mask."""
+    return book.index_select(0, codes.flatten().int()).view(codes.shape)
+
+
+class StoredMatrix(nn.Module):
+    """A float matrix (rows, columns) in fewer bytes, in the place of an nn.Linear or an nn.Embedding.
+
+    The dense matrix is decoded once, at the first call, and kept beside the bytes: the file is small, memory and time
+    are those of the float layer. A linear layer's bias stays fp32.
+    module: what stands there now, for its shape and bias    numbers: those of the form, "kind:number:number"
+
+    A subclass has a `kind`, buffers, `dequantize()`, which checks what it reads, and `from_float` or `from_codes`.
+    """
+
+    def __init__(self, module, *numbers):
+        super().__init__()
+        rows, columns = module.weight.shape
+        self.shape, self.numbers, self.dense = (rows, columns), numbers, None
+        self.table = isinstance(module, nn.Embedding) or getattr(module, "table", False)
+        bias = getattr(module, "bias", None)
+        self.register_buffer("bias", None if bias is None else torch.zeros(rows, device=module.weight.device))
+
+    def add_buffers(self, device, **shapes):
+        """Empty ones, to load into: name=(shape, dtype)."""
+        for name, (shape, dtype) in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=dtype, device=device))
+
+    @classmethod
+    def empty_like(cls, module, *numbers):
+        return cls(module, *numbers)
+
+    @classmethod
+    def filled(cls, module, *numbers, **tensors):
+        """A layer with these tensors in its buffers, and the module's bias."""
+        layer = cls.empty_like(module, *numbers)
+        if layer.bias is not None:
+            tensors["bias"] = module.bias.detach().float().clone()
+        for name, tensor in tensors.items():
+            shell = getattr(layer, name)
+            assert (tensor.shape, tensor.dtype) == (shell.shape, shell.dtype), (name, tensor.shape, shell.shape)
+            setattr(layer, name, tensor)
+        return layer
+
+    @property
+    def form(self):
+        """As config.json has it: "groups:4:64"."""
+        return ":".join(map(str, (self.kind, *self.numbers)))
+
+    @property
+    def num_weights(self):
+        return math.prod(self.shape)
+
+    @property
+    def bits_per_weight(self):
+        """What the file spends on a weight, the form's own scales and code books included, the bias not."""
+        stored = sum(b.numel() * b.element_size() for name, b in self.named_buffers() if name != "bias")
+        return 8 * stored / math.prod(self.shape)
+
+    def forward(self, x):
+        if self.dense is None or self.dense.device != x.device:
+            # Like nn.Linear's weight in all respects: torch.matmul picks its kernel, and so the last bits, by
+            # requires_grad, and a tensor made in inference mode could not take part in a later backward pass.
+            with torch.inference_mode(False):
+                self.dense = self.dequantize().requires_grad_()
+        return F.embedding(x, self.dense) if self.table else F.linear(x, self.dense, self.bias)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):  # a damaged file shows when it is opened
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.dense = None
+        if any(buffer.is_meta for buffer in self.buffers()):
+            return  # something is missing; load_state_dict names it
+        try:
+            self.dequantize()
+        except ValueError as error:
+            raise ValueError(f"{prefix.removesuffix('.')}: {error}") from None
+
+    def __getstate__(self):
+        return self.__dict__ | {"dense": None}
+
+
+# The stored formats: kind -> its class, imported when a folder needs it. To add a format, add a line here.
+FORMATS = {
+    "int8_linear": "pocketbert.quantization.int8:Int8Linear",
+    "int8_embedding": "pocketbert.quantization.int8:Int8Embedding",
+    "sparse_linear": "pocketbert.models.sparse:SparseLinear",
+    "float16": "pocketbert.quantization.float16:Float16Matrix",
+    "bfloat16": "pocketbert.quantization.float16:BFloat16Matrix",
+    "groups": "pocketbert.quantization.groups:GroupMatrix",
+    "nf4": "pocketbert.quantization.nf4:NF4Matrix",
+    "clusters": "pocketbert.quantization.clusters:ClusteredMatrix",
+}
+
+
+def format_class(kind):
+    """The class of a stored format."""
+    with torch.device("cpu"):  # load_model builds on "meta", where the constants of a module imported now would land
+        return resolve_name(FORMATS[kind])
+
+
+def to_float(module):
+    """The nn.Linear or nn.Embedding with the numbers that this form stands for."""
+    weight, bias = module.dequantize(), getattr(module, "bias", None)
+    if getattr(module, "table", False):
+        return nn.Embedding.from_pretrained(weight, freeze=False)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias.clone())
+    return linear
+
+
+def replace_module(model, name, module):
+    """Put `module` in the place of the sub-module called `name` ('layers.0.ffn.up')."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def replace_stored_modules(model, stored_forms, source):
+    """Swap the named float modules of a model for empty modules of their stored forms, ready to load into.
+
+    A form may carry the numbers that its `empty_like` wants: "sparse_linear:12345".
+    """
+    for name, form in stored_forms.items():
+        form, *numbers = str(form).split(":")
+        if form not in FORMATS:
+            raise ValueError(f"{source}: {name} is stored as {form!r}, which this version does not know "
+                             f"(it knows {', '.join(FORMATS)})")
+        try:
+            module = model.get_submodule(name)
+            replace_module(model, name, format_class(form).empty_like(module, *map(int, numbers)))
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{source}: stored_forms gives {name!r} the form {form}, which does not fit "
+                             "this model") from None
+
+
+def word_vectors(model):
+    """The word vectors (V, d) of a model in floats, in whatever form they are stored."""
+    if not hasattr(model, "embeddings"):
+        raise ValueError("an exported graph has no word table to read: name the folder that it was exported from")
+    word = model.embeddings.word
+    return word.weight.detach() if isinstance(word, torch.nn.Embedding) else word.dequantize()

@@ -1,0 +1,44 @@
+"""run.json: how a folder came to be, so that it can be made again and its numbers be believed."""
+
+import datetime
+import hashlib
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from pocketbert.hardware import hardware
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def git_commit():
+    try:
+        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
+                              text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # unpacked from an archive
+
+
+def provenance(script, args, argv, parent=None, data=None, **more):
+    """The dictionary for run.json: everything needed to make the folder again and to believe its numbers."""
+    argv = sys.argv[1:] if argv is None else argv
+    run = {"script": script, "command": shlex.join(["python", script, *map(str, argv)]),
+           "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+           "parent": parent}
+    if data is not None:
+        run["data"] = {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train),
+                       "validation": len(data.validation), "validation_origin": data.validation_origin}
+    packages = ("torch", "tokenizers", "safetensors", "numpy", "scikit-learn")
+    return run | more | {
+        "hardware": hardware(), "versions": {"python": platform.python_version(),
+                                             **{name: version(name) for name in packages}},
+        "commit": git_commit(), "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}

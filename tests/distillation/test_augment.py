@@ -1,0 +1,212 @@
+"""New texts are new, made of the old ones in the way that was asked for, and leave alone what must be left alone."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+from pocketbert.data.tokenizer import train_wordpiece
+from pocketbert.distillation.augment import (
+    WAYS,
+    augment,
+    delete,
+    free_places,
+    insert,
+    mask_token,
+    mask_words,
+    neighbours,
+    ngram_sample,
+    replace,
+    similar_words,
+    split_word,
+    swap,
+    with_core,
+)
+from small_models import TEXTS
+
+TWEET = '@ann I LOVE this "lovely" film, so much!!! #cinema http://t.co/x 10am :) [MASK] don\'t miss it'.split()
+PROTECTED = ["@ann", "#cinema", "http://t.co/x", "10am", ":)", "[MASK]"]
+SYNONYMS = {"love": ["like", "hate"], "lovely": ["nice"], "film": ["movie"], "good": ["great"]}
+CHANGES = {"swap": swap, "delete": delete, "insert": lambda *a: insert(*a[:2], SYNONYMS, *a[2:]),
+           "replace": lambda *a: replace(*a[:2], SYNONYMS, *a[2:]),
+           "mask": lambda *a: mask_words(*a[:2], "[MASK]", *a[2:])}
+
+
+def every_change(way, words=TWEET, rate=0.3):
+    return [CHANGES[way](words, random.Random(seed), rate) for seed in range(200)]
+
+
+# ---- words ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("word", ["@ann", "#tag", "http://t.co", "www.a.com", "10am", "2nd", "!!!", ":)", ":-D", ";D",
+                                  "<3", "[MASK]", "<s>", "</s>", "😂", "&amp;", "a_b", "$5", "", "...", "U.S."])
+def test_what_is_no_plain_word_is_protected(word):
+    assert split_word(word) is None
+
+
+@pytest.mark.parametrize("word, parts", [('"Good,', ('"', "Good", ",")), ("don't", ("", "don't", "")),
+                                         ("I`d", ("", "I`d", "")), ("so-called...", ("", "so-called", "...")),
+                                         ("नमस्ते", ("", "नमस्ते", "")), ("(a)", ("(", "a", ")"))])
+def test_plain_word_is_split_from_the_punctuation_around_it(word, parts):
+    assert split_word(word) == parts and "".join(parts) == word
+
+
+@pytest.mark.parametrize("word, new", [("good,", "great,"), ("GOOD,", "GREAT,"), ("Good", "Great"), ("A", "Great")])
+def test_new_word_is_written_as_big_as_the_old_one(word, new):
+    assert with_core(word, "great") == new
+
+
+# ---- the ways ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("way", CHANGES)
+def test_protected_words_are_never_touched_and_the_list_given_is_not_changed(way):
+    before = list(TWEET)
+    for words in every_change(way):
+        assert [word for word in words if word in PROTECTED and word != "[MASK]"] == PROTECTED[:-1]
+        assert "[MASK]" in words
+    assert before == TWEET
+
+
+def test_swap_keeps_the_words_and_the_places_of_the_protected_ones():
+    for words in every_change("swap"):
+        assert Counter(words) == Counter(TWEET)
+        assert [(i, word) for i, word in enumerate(words) if word in PROTECTED] == \
+            [(i, word) for i, word in enumerate(TWEET) if word in PROTECTED]
+    swapped = swap(TWEET, random.Random(0), rate=0.01)
+    assert sum(a != b for a, b in zip(swapped, TWEET, strict=True)) == 2
+
+
+def test_delete_removes_the_asked_number_of_words_and_keeps_the_order():
+    for words in every_change("delete"):
+        assert len(words) == len(TWEET) - round(0.3 * len(TWEET))
+        rest = iter(TWEET)
+        assert all(word in rest for word in words)  # a subsequence
+    assert len(free_places(delete(TWEET, random.Random(0), rate=1.0))) == 1
+
+
+def test_insert_adds_words_like_those_of_the_text_and_removes_none():
+    for words in every_change("insert"):
+        added = Counter(words) - Counter(TWEET)
+        assert added.total() == len(words) - len(TWEET) == round(0.3 * len(TWEET))
+        assert set(added) <= {"like", "hate", "nice", "movie"}
+        rest = iter(words)
+        assert all(word in rest for word in TWEET)
+
+
+def test_replace_changes_only_words_with_synonyms_and_keeps_case_and_punctuation():
+    seen = set()
+    for words in every_change("replace", rate=0.01):
+        (old, new), = [(a, b) for a, b in zip(TWEET, words, strict=True) if a != b]
+        seen.add((old, new))
+    assert seen == {("LOVE", "LIKE"), ("LOVE", "HATE"), ('"lovely"', '"nice"'), ("film,", "movie,")}
+
+
+def test_mask_hides_the_asked_number_of_words_and_keeps_their_punctuation():
+    for words in every_change("mask"):
+        changed = [(a, b) for a, b in zip(TWEET, words, strict=True) if a != b]
+        assert len(changed) == round(0.3 * len(TWEET))
+        assert all(b == a.replace(split_word(a)[1], "[MASK]") for a, b in changed)
+
+
+def test_ngram_is_one_to_five_words_in_a_row():
+    lengths, joined = Counter(), " ".join(TWEET)
+    for seed in range(300):
+        words = ngram_sample(TWEET, random.Random(seed))
+        lengths[len(words)] += 1
+        assert f" {' '.join(words)} " in f" {joined} "
+    assert set(lengths) == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("words", [["good"], [":)"], ["@ann", "!!!"]])
+def test_text_with_nothing_to_change_comes_back(words):
+    assert swap(words, random.Random(0)) == delete(words, random.Random(0)) == words
+    assert insert(words, random.Random(0), {}) == replace(words, random.Random(0), {}) == words
+
+
+# ---- which words are alike -----------------------------------------------------------------------------
+
+def test_neighbours_are_those_of_all_cosines_whatever_the_chunk():
+    table = torch.randn(37, 6, generator=torch.Generator().manual_seed(0))
+    cosines = torch.nn.functional.cosine_similarity(table[:, None], table[None], dim=-1)
+    for i, row in enumerate(neighbours(table, k=5, chunk=10).tolist()):
+        assert row == sorted((j for j in range(37) if j != i), key=lambda j: -cosines[i, j].item())[:5]
+    assert neighbours(table[:3], k=8).shape == (3, 2)
+
+
+@pytest.fixture(scope="module")
+def words_tokenizer():
+    return train_wordpiece(["good great bad film movie walk once"] * 9 + [" ".join("unfathomable")], vocab_size=90)
+
+
+def test_similar_words_are_nearest_in_the_table_and_only_whole_frequent_words(words_tokenizer):
+    table = torch.zeros(words_tokenizer.vocab_size, 2)
+    angles = {"good": 0, "great": 10, "bad": 25, "walk": 90, "film": 180, "movie": 185}
+    for word, angle in angles.items():
+        radians = torch.tensor(angle).deg2rad()
+        table[words_tokenizer.backend.token_to_id(word)] = torch.stack([radians.cos(), radians.sin()]) * (1 + angle)
+    texts = ["Good, GREAT bad film movie walk!"] * 5 + ["unfathomable 10am @ann"] * 5 + ["once"] * 4
+    similar = similar_words(table, words_tokenizer, texts, k=2)
+    assert set(similar) == set(angles)  # no "unfathomable": several tokens; no "once": rare
+    assert similar["good"] == ["great", "bad"] and similar["film"] == ["movie", "walk"]
+
+
+def test_words_that_the_tokenizer_does_not_know_have_no_synonyms(words_tokenizer):
+    table = torch.randn(words_tokenizer.vocab_size, 2)
+    assert set(similar_words(table, words_tokenizer, ["кот good great"] * 5)) == {"good", "great"}
+    assert similar_words(table, words_tokenizer, ["good"] * 5) == {}
+    assert similar_words(table, words_tokenizer, []) == {}
+
+
+def test_text_of_the_mask_is_read_as_the_mask(tokenizer):
+    assert mask_token(tokenizer) == "[MASK]"
+    mask_id = tokenizer.backend.token_to_id("[MASK]")
+    assert tokenizer(["the [MASK] is late", "the [MASK]!"], 20)[0].count(mask_id) == 1
+    assert mask_id in tokenizer(["the [MASK]!"], 20)[0]
+
+
+# ---- all of it -----------------------------------------------------------------------------------------
+
+ALL = dict(ways=WAYS, synonyms=SYNONYMS, mask="[MASK]")
+
+
+def test_augment_is_the_same_for_the_same_seed_and_another_for_another():
+    first = list(augment(TEXTS, 5, seed=0, **ALL))
+    assert first == list(augment(TEXTS, 5, seed=0, **ALL))
+    assert first != list(augment(TEXTS, 5, seed=1, **ALL))
+
+
+def test_new_texts_are_new_different_not_empty_and_at_most_as_many_as_asked():
+    sources = [*TEXTS, " ".join(TWEET), "the bus", "good", ":)", "", "   ", "the  bus", "\ud800 bad news"]
+    new = list(augment(sources, 5, **ALL))
+    assert len(set(new)) == len(new) <= 5 * len(sources)
+    assert not set(new) & {" ".join(text.split()) for text in sources}
+    assert all(free_places(text.split()) for text in new)
+    for text in TEXTS:
+        assert len(list(augment([text], 5, **ALL))) == 5
+    assert len(list(augment(["the bus"], 50, **ALL))) < 50 and list(augment(TEXTS, 0, **ALL)) == []
+
+
+def test_piece_of_one_text_that_is_another_text_is_not_made_again():
+    sources = ["so the train is late again", "late again", "the train", "train is late again", "is"]
+    new = list(augment(sources, 50, ways=["ngram"]))
+    assert "train is" in new and len(set(new)) == len(new) and not set(new) & set(sources)
+
+
+def test_what_becomes_of_a_text_does_not_depend_on_the_others():
+    alone = list(augment(TEXTS[:1], 5, **ALL))
+    assert list(augment(TEXTS, 5, **ALL))[:5] == alone
+    assert list(augment(reversed(TEXTS), 5, **ALL))[-5:] == alone
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_alone_finds_new_texts(way):
+    assert 1 <= len(set(augment([" ".join(TWEET)], 3, ways=[way], synonyms=SYNONYMS, mask="[MASK]"))) <= 3
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (dict(ways=["shout"]), "shout"), (dict(ways=[]), "0 ways"), (dict(copies=-1), "-1 copies"), (dict(rate=0), "rate"),
+    (dict(ways=["replace"], synonyms=None), "similar_words"), (dict(ways=["mask"], mask=None), "mask_token")])
+def test_impossible_augmentation_is_an_error(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        list(augment(TEXTS, **{"copies": 2, **ALL, **wrong}))
