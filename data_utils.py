@@ -1,4 +1,13 @@
-"""The data's door."""
+"""The door to the data: from a name or a file to texts and label ids, from token ids to batches.
+
+    data = load_dataset("emotion")                               # registered: data/emotion/, else the Hub
+    data = load_dataset("mine.csv", text="tweet", label="mood")
+    for note in data.notes: print(note)                          # what was left out, and why
+    data = align_labels(data, model.config.label_names)          # the label ids of a model
+    for batch in batches(ids, data.train.labels, 32, pad_id=0, shuffle_seed=0): ...
+
+Every row of a file is either used or counted in a note. The registered datasets are in pocketbert/data/datasets.py.
+"""
 
 import difflib
 import hashlib
@@ -7,11 +16,16 @@ import re
 from functools import partial
 from pathlib import Path
 
+from pocketbert.data.batching import Batch, batches, grouped
 from pocketbert.data.datasets import DATASETS, find_source
 from pocketbert.data.demo import generate
 from pocketbert.data.labels import align_labels, known_label, plain_label, strongest_label
 from pocketbert.data.splits import SPLITS, Dataset, Split, duplicate_notes, split_validation, take
 from pocketbert.data.tables import BROKEN, Problem, choose_columns, no_column, read_records, read_texts
+from pocketbert.errors import UserError
+
+__all__ = ["Batch", "Dataset", "align_labels", "batches", "grouped", "load_dataset", "open_data", "take",
+           "unlabelled_texts"]
 
 FILE_KINDS = [".csv", ".tsv", ".jsonl", ".json"]                               # each also with .gz
 
@@ -40,7 +54,7 @@ def read_split(path, choose, to_name, notes, columns=None, partitions=(), partit
         if picked is None:
             wanted = choose.keywords
             named = {"--text COLUMN": wanted.get("text"), "--label COLUMN": (wanted.get("labels") or [None])[0]}
-            raise ValueError(no_column(path, named, record))
+            raise UserError(no_column(path, named, record))
         text, values = record.get(picked[0]), [record.get(column) for column in picked[1]]
         label = next(filter(None, map(to_name, values)), None)
         given = [value for value in values if value is not None and str(value).strip()]
@@ -72,11 +86,11 @@ def load_dataset(name, data_dir="data", text=None, label=None):
     if base not in DATASETS:
         return assemble(name, *own_parts(name, text, label))
     if text or label:
-        raise ValueError(f"--text and --label are for your own files: the columns of {name} are known "
+        raise UserError(f"--text and --label are for your own files: the columns of {name} are known "
                          f"(a file or folder of that name is ./{name})")
     entry = DATASETS.get(name, DATASETS[base])
     if name not in DATASETS and "locale" not in entry:
-        raise ValueError(f"{base} has no variant {variant!r}; known: {', '.join(DATASETS)}")
+        raise UserError(f"{base} has no variant {variant!r}; known: {', '.join(DATASETS)}")
     if name == "demo":
         generated = generate(seed=0)
         return assemble(name, {split: tuple(zip(*generated[split], strict=True)) for split in SPLITS}, [])
@@ -110,11 +124,11 @@ def own_parts(name, text, label):
         paths = {split: [file for stem in stems[split] for kind in FILE_KINDS for end in ("", ".gz")
                          if (file := path / (stem + kind + end)).is_file()] for split in SPLITS}
         if not paths["train"] or any(len(found) > 1 for found in paths.values()):
-            raise ValueError(f"{path} must hold one train file and at most one validation and one test file "
+            raise UserError(f"{path} must hold one train file and at most one validation and one test file "
                              f"({', '.join(FILE_KINDS)} or .gz); it has "
                              f"{', '.join(f.name for found in paths.values() for f in found) or 'none'}")
     elif Path(name.removesuffix(".gz")).suffix.lower() not in FILE_KINDS:
-        raise ValueError(f"{path}: expected a file that ends in {', '.join(FILE_KINDS)} (or .gz), or a folder of these")
+        raise UserError(f"{path}: expected a file that ends in {', '.join(FILE_KINDS)} (or .gz), or a folder of these")
     notes = []
     return {split: read_split(found[0], partial(choose_columns, text=text, labels=[label], need_label=split != "test"),
                               plain_label, notes) for split, found in paths.items() if found}, notes
@@ -126,7 +140,7 @@ def unlabelled_texts(name, data_dir="data"):
         data = load_dataset(name, data_dir)
         return [text for split in (data.train, data.validation, data.test) if split for text in split.texts], 0
     if Path(name).is_dir() or not name:
-        raise ValueError(f"{name!r} is no file of texts")
+        raise UserError(f"{name!r} is no file of texts")
     path, _, column = name.rpartition(":")
     if not path or Path(name).exists():
         path, column = name, None
@@ -142,13 +156,13 @@ def assemble(name, parts, notes, label_names=None):
         notes.append("the test file has no labelled row: not used")
     found = {split: set(labels) for split, (_, labels) in parts.items()}
     if not all(found.values()):
-        raise ValueError(f"{name}: train or validation has no row that can be used: {'; '.join(notes) or 'no rows'}")
+        raise UserError(f"{name}: train or validation has no row that can be used: {'; '.join(notes) or 'no rows'}")
     if label_names is None:                              # sorted; as numbers if all of them are
         names = set().union(*found.values())
         integers = all(re.fullmatch(r"[+-]?\d+", n) for n in names)
         label_names = sorted(names, key=lambda n: (int(n), n) if integers else n)
     if len(found["train"]) < 2:
-        raise ValueError(f"{name}: all training rows have the label {parts['train'][1][0]!r}: a classifier needs two")
+        raise UserError(f"{name}: all training rows have the label {parts['train'][1][0]!r}: a classifier needs two")
     for split, names in found.items():
         if unseen := [n for n in label_names if n in names - found["train"]]:
             notes.append(f"{split} has labels that train has not: {', '.join(unseen)}")
@@ -164,19 +178,14 @@ def assemble(name, parts, notes, label_names=None):
                    digest.hexdigest()[:12])
 
 
-def open_data(args, label_names=None):
-    """The dataset that --data names, its notes printed, its labels in the order of `label_names` if given."""
-    data = load_dataset(args.data, args.data_dir, text=args.text, label=args.label)
+def open_data(name, data_dir="data", text=None, label=None, max_train=None, seed=0):
+    """load_dataset, with what a user should know printed; max_train: a stratified subset of so many training rows."""
+    data = load_dataset(name, data_dir, text=text, label=label)
     print(f"data: {data.name}, {len(data.train):,} training and {len(data.validation):,} validation texts "
           f"(validation: {data.validation_origin}), {len(data.label_names)} labels")
     for note in data.notes:
         print(f"  {note}")
-    if getattr(args, "max_train", None) and args.max_train < len(data.train):
-        data.train = take(data.train, args.max_train, seed=args.seed)
+    if max_train and max_train < len(data.train):
+        data.train = take(data.train, max_train, seed=seed)
         print(f"  --max-train: a stratified subset of {len(data.train):,} training texts")
-    return align_labels(data, label_names) if label_names else data
-
-
-def encode(tokenizer, split, args, model):
-    """The token ids of a split's texts, no longer than --max-length or the model's positions."""
-    return tokenizer(split.texts, min(args.max_length, model.config.max_length))
+    return data

@@ -4,12 +4,12 @@ The idea is the plainest one there is: minimise the cross-entropy between the mo
 
     loss = -log softmax(logits)[label]
 
-starting from weights that already know the language (Devlin et al. 2019, arXiv:1810.04805). What a fine-tuning
-run needs beside the loop is in train_utils.py: AdamW with warm-up and linear decay, clipping, and keeping the
-weights of the epoch with the best validation macro-F1. Batches hold texts of like length, so little is padding.
+starting from weights that already know the language (Devlin et al. 2019, arXiv:1810.04805). AdamW with warm-up and
+linear decay moves the weights; those of the epoch with the best validation macro-F1 are kept. Batches hold texts of
+like length, so little is padding.
 
-    python train.py --data demo --model scratch:layers=4,hidden=128 --lr 1e-3 --epochs 8 --out runs/demo/teacher
-    python train.py --data tweet_sentiment_extraction --model sentence-transformers/all-MiniLM-L6-v2 \
+    python train.py --data demo --model scratch:layers=4,hidden=128 --lr 6e-4 --epochs 9 --out runs/demo/teacher
+    python train.py --data tweet_sentiment_extraction --model sentence-transformers/all-MiniLM-L6-v2 \\
         --lr 1e-4 --epochs 2 --out runs/tweets/teacher
 """
 
@@ -18,18 +18,17 @@ import math
 import torch
 import torch.nn.functional as F
 
-from data_utils import encode, open_data
-from model_utils import open_model
+from data_utils import batches, grouped, open_data
+from model_utils import check_out, open_model, predict, save_model
 from pocketbert.cli import add_common_flags, add_training_flags, data_flags, parser_for, run_script, unit_interval
-from pocketbert.data.batching import batches
 from pocketbert.evaluation.metrics import scores
 from pocketbert.models.device import autocast, pick_device, seed_everything
 from pocketbert.models.encoder import Encoder
-from pocketbert.models.folder import check_out, parent_of, save_model
-from pocketbert.models.predict import predict
+from pocketbert.models.folder import parent_of
 from pocketbert.provenance import provenance
 from pocketbert.training.log import TrainingLog
-from pocketbert.training.optim import Optimizer
+from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
+from pocketbert.training.tracking import start_tracking
 
 
 def class_weights(labels, num_labels, power):
@@ -66,40 +65,66 @@ def main(argv=None, after_epoch=None):
     check_out(args.out)
     device = pick_device(args.device)
     seed_everything(args.seed)
-    data = open_data(args)
-    model, tokenizer, data = open_model(args.model, data, args, words=args.words, new_head=args.new_head,
-                                        tokenizer_name=args.tokenizer, cleaning=args.cleaning)
-    model.to(device)
-    train_ids, val_ids = (encode(tokenizer, split, args, model) for split in (data.train, data.validation))
 
+    # The data and the model
+    data = open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed)
+    model, tokenizer, data = open_model(args.model, data, words=args.words, new_head=args.new_head,
+                                        tokenizer_name=args.tokenizer, cleaning=args.cleaning)
+    set_dropout(model, args.dropout)
+    freeze_layers(model, args.freeze)
+    model.to(device)
+    max_length = min(args.max_length, model.config.max_length)
+    train_ids = tokenizer(data.train.texts, max_length)
+    val_ids = tokenizer(data.validation.texts, max_length)
+
+    # The loop
     weights = class_weights(data.train.labels, len(data.label_names), args.balance).to(device)
-    batches_per_epoch = math.ceil(len(train_ids) / args.batch_size)
-    optimizer = Optimizer(model, args, num_batches=args.epochs * batches_per_epoch)
-    log = TrainingLog(model, args, after_epoch)
+    num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
+    optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
+    scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
+    tracker = start_tracking(args.wandb, args.out, vars(args))
+    log = TrainingLog(args.epochs, args.patience, args.minutes, tracker, after_epoch)
     for epoch in log.epochs():
         model.train()
         shuffled = batches(train_ids, data.train.labels, args.batch_size, tokenizer.pad_id,
                            shuffle_seed=args.seed + epoch)
-        for batch in log.progress(shuffled, total=batches_per_epoch):
-            batch = batch.to(device)
-            with autocast(device, args.bf16):
-                logits = model(batch.input_ids, batch.attention_mask)
-                loss = F.cross_entropy(logits, batch.labels, weights)
-            loss.backward()
-            optimizer.step(loss)
-            log.batch(loss)
-        log.add(epoch, scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels))
-    log.restore_best()
+        for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
+            for batch in group:
+                batch = batch.to(device)
+                with autocast(device, args.bf16):
+                    logits = model(batch.input_ids, batch.attention_mask)
+                    loss = F.cross_entropy(logits, batch.labels, weights)
+                (loss / len(group)).backward()
+                log.batch(loss)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+        logits = predict(model, val_ids, args.batch_size, tokenizer.pad_id)
+        log.end_epoch(model, scores(logits, data.validation.labels))
+    log.restore_best(model)
 
+    # The folder
     logits = predict(model, val_ids, args.batch_size, tokenizer.pad_id)
     validation = scores(logits, data.validation.labels)
-    save_model(model, tokenizer, args.out, provenance(
-        "train.py", args, argv, parent=parent_of(args.model), data=data, history=log.history, validation=validation))
-    log.finish(logits, data.validation.labels, data.label_names)
-    print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}\n"
-          f"next: python prune.py --model {args.out} {data_flags(args)} --out {args.out}-pruned "
-          + ("--heads 0.5 --ffn 0.5" if isinstance(model, Encoder) else "--vocab 2" if model.config.ngrams == 1
-             else "--sparsity 0.5 --method magnitude --also embeddings"))
+    run = provenance("train.py", vars(args), argv, parent=parent_of(args.model), data=data, history=log.history,
+                     validation=validation)
+    save_model(model, tokenizer, args.out, run)
+    tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
+    tracker.finish()
+    print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}")
+    print(f"next: {next_command(model, args.out, data_flags(args.data, args.data_dir, args.text, args.label))}")
+    return run
+
+
+def next_command(model, folder, data):
+    """The pruning that suits the model."""
+    command = f"python prune.py --model {folder} {data} --out {folder}-pruned"
+    if isinstance(model, Encoder):
+        return f"{command} --heads 0.5 --ffn 0.5"
+    if model.config.ngrams == 1:
+        return f"{command} --vocab 2"
+    return f"{command} --sparsity 0.5 --method magnitude --also embeddings"
 
 
 if __name__ == "__main__":

@@ -6,18 +6,29 @@ import shlex
 import sys
 from pathlib import Path
 
+from pocketbert.errors import UserError
 
-def parser_for(doc):
-    """An ArgumentParser whose help is the script's docstring and shows every default; a wrong flag is one line."""
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        def _get_help_string(self, action):
-            return action.help if action.default in (None, []) else super()._get_help_string(action)
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
-    return Parser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The script's docstring as it stands, and every default that is a value."""
 
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A wrong flag is one line, without the usage: the sub-commands have dozens of flags."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def parser_for(doc, prog=None):
+    """An ArgumentParser whose description is a script's docstring."""
+    return Parser(prog=prog, description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
+
+
+# ---- types of numbers: each names the value that it refuses ----------------------------------------------
 
 def positive_int(text):
     value = int(text)
@@ -34,6 +45,7 @@ def nonnegative_int(text):
 
 
 def number_between(low, high):
+    """The type of a number from low to high, both included."""
     def number(text):
         value = float(text)
         if not low <= value <= high:
@@ -42,11 +54,14 @@ def number_between(low, high):
     return number
 
 
-unit_interval, nonnegative_float = number_between(0, 1), number_between(0, math.inf)
+unit_interval = number_between(0, 1)
+nonnegative_float = number_between(0, math.inf)
 
+
+# ---- shared flags ----------------------------------------------------------------------------------------
 
 def add_common_flags(parser, data_required=True):
-    """Flags that mean the same in every verb."""
+    """The data, and how a model runs."""
     parser.add_argument("--data", required=data_required, help="a registered dataset (demo, "
                         "tweet_sentiment_extraction, corona_tweets, sst2, emotion, goemotions, massive, imdb), "
                         "a CSV / TSV / JSONL file, or a folder of train/validation/test files")
@@ -58,11 +73,11 @@ def add_common_flags(parser, data_required=True):
                         help="tokens kept of a text, special tokens included")
     parser.add_argument("--seed", type=int, default=0, help="of weights, dropout and shuffling")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's error, too")
 
 
 def add_training_flags(parser, epochs, lr):
-    """Flags of the three verbs that train."""
+    """The optimizer, its schedule, and when to stop."""
     parser.add_argument("--epochs", type=nonnegative_int, default=epochs, help="passes over the training texts")
     parser.add_argument("--lr", type=nonnegative_float, default=lr,
                         help="peak learning rate: 2e-5 for a base model, 1e-4 for MiniLM, 1e-3 from scratch")
@@ -71,7 +86,7 @@ def add_training_flags(parser, epochs, lr):
     parser.add_argument("--accumulate", type=positive_int, default=1, help="batches per step of the optimizer")
     parser.add_argument("--max-grad-norm", type=nonnegative_float, default=1.0, help="clip the gradients' norm; 0: off")
     parser.add_argument("--dropout", type=number_between(0, 0.9), help="replaces the model's own (0: off)")
-    parser.add_argument("--freeze", type=nonnegative_int, default=0, 
+    parser.add_argument("--freeze", type=nonnegative_int, default=0,
                         help="train neither the embeddings nor the first N layers; 0: train all")
     parser.add_argument("--patience", type=positive_int, default=3,
                         help="stop after so many epochs without a better validation macro-F1")
@@ -84,30 +99,30 @@ def add_training_flags(parser, epochs, lr):
                         help="track the run with Weights & Biases")
 
 
-def refuse_idle_flags(parser, args, rules):
+def refuse_idle_flags(parser, given, rules):
     """A flag that was given and would change nothing is an error: silence would look like an effect.
 
-    rules: (flag, is it wanted?, why it does nothing when it is not)
+    given: {flag: value}, vars() of the parsed arguments    rules: (flag, is it used?, why it is not)
     """
-    for flag, wanted, why in rules:
-        if getattr(args, flag) != parser.get_default(flag) and not wanted:
+    for flag, used, why in rules:
+        if given[flag] != parser.get_default(flag) and not used:
             parser.error(f"--{flag.replace('_', '-')} does nothing here: {why}")
 
 
+def data_flags(data, data_dir, text, label):
+    """The flags with which another script finds the same data, for the command that a script proposes next."""
+    given = [("--data", data), ("--data-dir", data_dir if data_dir != "data" else None),
+             ("--text", text), ("--label", label)]
+    return " ".join(f"{flag} {shlex.quote(value)}" for flag, value in given if value)
+
+
 def run_script(main):
-    """Run a verb's main; an error of the user's becomes one line on stderr and exit code 1, unless --debug."""
+    """Run a script's main; a user's error becomes one line on stderr and exit code 1, unless --debug is given."""
     try:
         main()
     except KeyboardInterrupt:
         sys.exit("\ninterrupted")
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (UserError, OSError) as error:
         if "--debug" in sys.argv:
             raise
         sys.exit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
-
-
-def data_flags(args):
-    """The flags with which another verb finds the same data, for the command that a script proposes next."""
-    given = [("--data", args.data), ("--data-dir", args.data_dir if args.data_dir != "data" else None),
-             ("--text", args.text), ("--label", args.label)]
-    return " ".join(f"{flag} {shlex.quote(value)}" for flag, value in given if value)

@@ -9,14 +9,16 @@ import os
 import shutil
 from pathlib import Path
 
+from pocketbert.errors import UserError
+
 
 def read_json(path):
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); fetch or write it again") from None
+        raise UserError(f"{path} is not readable JSON ({error}); fetch or write it again") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a JSON {type(value).__name__} where an object is expected")
+        raise UserError(f"{path} holds a JSON {type(value).__name__} where an object is expected")
     return value
 
 

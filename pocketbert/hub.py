@@ -43,6 +43,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
+from pocketbert.errors import UserError
+
 PATIENCE_S = 3      # for so long a Hub that refuses or is busy is asked again, once a second
 
 
@@ -95,7 +97,7 @@ class Repository:
         """The local path of `filename` ("config.json", "data/train.jsonl"); None: there is no such file."""
         parts = PurePosixPath(filename).parts
         if not parts or parts[0] == "/" or ".." in parts:       # file names also come out of an index.json
-            raise ValueError(f"{filename!r} is not the name of a file inside {self.name!r}")
+            raise UserError(f"{filename!r} is not the name of a file inside {self.name!r}")
         if self.is_local:
             path = self.folder / filename
             return path if path.is_file() else None

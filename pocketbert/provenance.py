@@ -28,17 +28,20 @@ def git_commit():
         return None  # unpacked from an archive
 
 
-def provenance(script, args, argv, parent=None, data=None, **more):
-    """The dictionary for run.json: everything needed to make the folder again and to believe its numbers."""
+def provenance(script, arguments, argv, parent=None, data=None, **more):
+    """The dictionary for run.json: everything needed to make the folder again and to believe its numbers.
+
+    script: "train.py"    arguments: {flag: value}    argv: the command line after the script, None: this process's own
+    parent: from models.folder.parent_of    data: the Dataset    more: what the script has to say
+    """
     argv = sys.argv[1:] if argv is None else argv
     run = {"script": script, "command": shlex.join(["python", script, *map(str, argv)]),
-           "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+           "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
            "parent": parent}
     if data is not None:
         run["data"] = {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train),
                        "validation": len(data.validation), "validation_origin": data.validation_origin}
     packages = ("torch", "tokenizers", "safetensors", "numpy", "scikit-learn")
-    return run | more | {
-        "hardware": hardware(), "versions": {"python": platform.python_version(),
-                                             **{name: version(name) for name in packages}},
-        "commit": git_commit(), "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return run | more | {"hardware": hardware(), "versions": versions, "commit": git_commit(), "finished": finished}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pocketbert.errors import UserError
+
 POOL_BATCHES = 50           # training: this many batches are sorted by length together
 
 
@@ -30,26 +32,41 @@ def make_batch(ids, labels, rows, pad_id):
                  None if labels is None else torch.tensor([labels[r] for r in rows]), rows)
 
 
-def batches(ids, labels, batch_size, pad_id, shuffle_seed=None):
+def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_size=1):
     """Yields a Batch for every batch_size rows; every row occurs exactly once.
 
-    ids: a list of token ids per row. labels: a list of ints, or None.
-    Texts of one length belong together, because padding costs as much time as text. For scoring
-    (shuffle_seed=None) all rows are sorted, longest first: if a batch is too big for memory, it is the first.
-    Batch.index undoes the order. For training, pools of POOL_BATCHES random batches are sorted and cut, and the
-    batches shuffled: nearly as little padding, and no two epochs (with another seed each) have the same batches.
+    ids: a list of token ids per row    labels: a list of ints, or None
+    shuffle_seed: None for scoring, else anything that seeds numpy's generator; give each epoch one of its own.
+    rank, world_size: of several processes, each gets its share of every batch: the rows rank, rank + world_size, ...
+
+    Texts of one length belong together, because padding costs as much time as text. For scoring all rows are sorted,
+    longest first: if a batch is too big for memory, it is the first. Batch.index undoes the order. For training, pools
+    of POOL_BATCHES random batches are sorted and cut, and the batches shuffled: nearly as little padding, and no two
+    epochs have the same batches.
     """
     if batch_size < 1 or labels is not None and len(labels) != len(ids):
-        raise ValueError(f"batch size {batch_size}, {len(ids)} texts, {len(labels or ids)} labels: "
-                         "expected at least 1, and a label for every text")
-    rng = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
+        raise UserError(f"batch size {batch_size}, {len(ids)} texts, {len(labels or ids)} labels: "
+                        "expected at least 1, and a label for every text")
     lengths = np.array([len(row) for row in ids])
-    order = np.arange(len(ids)) if rng is None else rng.permutation(len(ids))
-    pool_size = max(len(ids), 1) if rng is None else POOL_BATCHES * batch_size
-    cuts = []
-    for start in range(0, len(ids), pool_size):
-        pool = order[start:start + pool_size]
-        pool = pool[np.argsort(-lengths[pool], kind="stable")].tolist()
-        cuts += [pool[i:i + batch_size] for i in range(0, len(pool), batch_size)]
-    for i in range(len(cuts)) if rng is None else rng.permutation(len(cuts)):
-        yield make_batch(ids, labels, cuts[i], pad_id)
+    if shuffle_seed is None:
+        order = np.argsort(-lengths, kind="stable")
+        cuts = [order[i:i + batch_size].tolist() for i in range(0, len(ids), batch_size)]
+    else:
+        rng = np.random.default_rng(shuffle_seed)
+        order = rng.permutation(len(ids))
+        cuts = []
+        for start in range(0, len(ids), POOL_BATCHES * batch_size):
+            pool = order[start:start + POOL_BATCHES * batch_size]
+            pool = pool[np.argsort(-lengths[pool], kind="stable")].tolist()
+            cuts += [pool[i:i + batch_size] for i in range(0, len(pool), batch_size)]
+        cuts = [cuts[i] for i in rng.permutation(len(cuts))]
+    for rows in cuts:
+        if mine := rows[rank::world_size]:
+            yield make_batch(ids, labels, mine, pad_id)
+
+
+def grouped(items, size):
+    """Lists of `size` items in a row; the last one may be shorter. For batches whose gradients make one step."""
+    items = iter(items)
+    while group := list(itertools.islice(items, size)):
+        yield group

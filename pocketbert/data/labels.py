@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pocketbert.data.datasets import EMOTIONS
 from pocketbert.data.splits import Split
+from pocketbert.errors import UserError
 
 
 def plain_label(value):
@@ -39,7 +40,7 @@ def align_labels(dataset, label_names):
         if len(label_names) == len(dataset.label_names):
             return dataset
     if missing:
-        raise ValueError(f"{dataset.name} has labels that the model has not: {', '.join(missing[:9])}. The model's "
+        raise UserError(f"{dataset.name} has labels that the model has not: {', '.join(missing[:9])}. The model's "
                          f"{len(label_names)}: {', '.join(label_names[:9])}. Rename the labels in the data, or "
                          "fine-tune the model on this data first (train.py)")
 

@@ -4,6 +4,8 @@ import itertools
 import random
 from dataclasses import dataclass
 
+from pocketbert.errors import UserError
+
 VALIDATION_ROWS = 3000      # taken from train where the publisher has no validation file, but at most
 
 VALIDATION_SHARE = 0.2      # this share of the rows
@@ -91,7 +93,7 @@ def split_validation(train):
                 held_out.update(rows)
                 room -= len(rows)
     if not held_out:
-        raise ValueError(f"{len(train)} training rows are too few to hold some out: add rows or a validation file")
+        raise UserError(f"{len(train)} training rows are too few to hold some out: add rows or a validation file")
     return select(train, [r for r in range(len(train)) if r not in held_out]), select(train, sorted(held_out))
 
 

@@ -18,6 +18,8 @@ import zlib
 from functools import partial
 from pathlib import Path
 
+from pocketbert.errors import UserError
+
 USUAL_TEXT = ["text", "sentence", "tweet", "utt", "review", "content"]
 
 USUAL_LABEL = ["label_text", "label", "sentiment", "intent", "class", "category"]
@@ -62,7 +64,7 @@ def text_lines(path, notes):
         with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding, errors=errors, newline="\n") as lines:
             yield from lines
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
+        raise UserError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
 
 
 BROKEN = re.compile("[\ud800-\udfff]+")     # undecodable bytes, or half a character written as a JSON escape
@@ -80,7 +82,7 @@ FIELDS = Problem("with a wrong number of fields")
 def column_names(cells):
     names = [cell.strip() for cell in cells]
     if twice := [name for name in names if name and names.count(name) > 1]:
-        raise ValueError(f"two columns of a file are called {twice[0]!r}: rename one")
+        raise UserError(f"two columns of a file are called {twice[0]!r}: rename one")
     return names
 
 
@@ -94,7 +96,7 @@ def csv_records(name, lines, fits):
     csv.field_size_limit(2 ** 31 - 1)                      # the default refuses texts beyond 131,072 characters
     first = next(lines, "")
     if "\r" in first.rstrip("\r\n"):
-        raise ValueError(f"{name} has \\r for line ends: save it with Windows or Unix line ends")
+        raise UserError(f"{name} has \\r for line ends: save it with Windows or Unix line ends")
     delimiter = next((d for d in ",;\t" if fits([c.strip() for c in next(csv.reader([first], delimiter=d), [])])), ",")
     header, row_lines = None, []                           # row_lines: of the current row, for the error message
     watched = (row_lines.append(line) or line for line in itertools.chain([first], lines))
@@ -113,7 +115,7 @@ def csv_records(name, lines, fits):
                 continue
             if at_end:                                     # a lenient reader puts all that was swallowed last
                 line += sum(field.count("\n") for field in next(csv.reader(row_lines, delimiter=delimiter))[:-1])
-            raise ValueError(f'{name}, line {line}: a quote opens here and does not close properly up to line '
+            raise UserError(f'{name}, line {line}: a quote opens here and does not close properly up to line '
                              f'{reader.line_num}: close it, or write "" for a quote inside a text') from error
         if header is None:
             header = column_names(fields)
@@ -143,7 +145,7 @@ def json_records(name, lines):
         try:
             rows = json.loads("".join(lines))
         except ValueError as error:
-            raise ValueError(f"{name} is not valid JSON: {error}") from error
+            raise UserError(f"{name} is not valid JSON: {error}") from error
         yield from ((f"entry {number}", row) for number, row in enumerate(rows, 1))
         return
     for number, line in enumerate(lines, 1):
@@ -223,7 +225,7 @@ def read_texts(path=None, column=None, how="--text COLUMN"):
         if isinstance(record, dict):
             picked = picked or choose(list(record))
             if picked is None and (column or ".json" not in path.name):     # a header is the same for all rows
-                raise ValueError(no_column(path, {how: column}, record))
+                raise UserError(no_column(path, {how: column}, record))
             text = record.get(picked[0], Problem("without a text field")) if picked else Problem("without a text field")
         if isinstance(text, Problem):
             problem = "a row " + text

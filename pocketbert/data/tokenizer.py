@@ -8,6 +8,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from pocketbert.data.tweets import CLEANERS
+from pocketbert.errors import UserError
 
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -26,7 +27,7 @@ class Tokenizer:
 
     def __init__(self, backend, config=None, cleaning="none"):
         if cleaning not in CLEANERS:
-            raise ValueError(f"unknown text cleaning {cleaning!r}: choose one of {', '.join(CLEANERS)}")
+            raise UserError(f"unknown text cleaning {cleaning!r}: choose one of {', '.join(CLEANERS)}")
         config = config or {}
         self.backend, self.cleaning = backend, cleaning
         backend.no_truncation()             # all-MiniLM-L6-v2's file pads every text to 128
@@ -56,7 +57,7 @@ class Tokenizer:
         """texts: list of str -> list of lists of ids, special tokens included, at most max_length each."""
         room = max_length - len(self.prefix) - len(self.suffix)
         if room < 1:
-            raise ValueError(f"max_length {max_length} leaves no room for text beside the special tokens")
+            raise UserError(f"max_length {max_length} leaves no room for text beside the special tokens")
         clean = CLEANERS[self.cleaning]
         encodings = self.backend.encode_batch_fast([clean(well_formed(text)) for text in texts],
                                                    add_special_tokens=False)

@@ -10,6 +10,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from pocketbert.data.tokenizer import ROBERTA_SPECIALS, Tokenizer, add_specials, bert_backend
 from pocketbert.data.tweets import default_cleaning
+from pocketbert.errors import UserError
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def reading(*paths):
     except Exception as error:         # `tokenizers` raises nothing more precise
         names = " or ".join(str(path) for path in paths)
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{names} is broken ({type(error).__name__}: {reason}): "
+        raise UserError(f"{names} is broken ({type(error).__name__}: {reason}): "
                          "delete it and download it again") from error
 
 
@@ -44,7 +45,7 @@ def read_wordpiece(vocab_path, options):
     """BERT's vocab.txt: a piece per line, the line number is its id. Uncased unless `options` say otherwise."""
     vocab = {piece: i for i, piece in enumerate(read_lines(vocab_path))}
     if missing := [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocab]:
-        raise ValueError(f"no {', '.join(missing)} in it")
+        raise UserError(f"no {', '.join(missing)} in it")
     return bert_backend(vocab, lowercase=options.get("do_lower_case", True),
                         strip_accents=options.get("strip_accents"),
                         chinese_chars=options.get("tokenize_chinese_chars", True))
@@ -55,7 +56,7 @@ def read_byte_bpe(vocab_path, merges_path, options):
     merges = [tuple(line.split(" ")) for line in read_lines(merges_path) if not line.startswith("#version")]
     vocab = json.loads(read_text(vocab_path))
     if missing := [token for token in ROBERTA_SPECIALS[:4] if token not in vocab]:
-        raise ValueError(f"no {', '.join(missing)} in it")
+        raise UserError(f"no {', '.join(missing)} in it")
     backend = tokenizers.Tokenizer(models.BPE(vocab, [merge for merge in merges if merge != ("",)]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=options.get("add_prefix_space", False))
     backend.decoder = decoders.ByteLevel()
@@ -110,7 +111,7 @@ def protobuf_fields(data):
             size, at = varint(at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
             value, at = data[at:at + size], at + size
         if at > len(data):
-            raise ValueError("it ends in the middle of a field")
+            raise UserError("it ends in the middle of a field")
         yield field, value
 
 
@@ -127,7 +128,7 @@ def read_sentencepiece(path):
         elif field == 3:                                         # NormalizerSpec: 2 = precompiled_charsmap
             charsmap = dict(protobuf_fields(value)).get(2, b"")
     if [piece for piece, _ in pieces[:3]] != ["<unk>", "<s>", "</s>"]:
-        raise ValueError("it does not begin with <unk> <s> </s>, as XLM-R's does")
+        raise UserError("it does not begin with <unk> <s> </s>, as XLM-R's does")
     vocab = [(token, 0.0) for token in ROBERTA_SPECIALS[:4]] + pieces[3:] + [("<mask>", 0.0)]
     backend = tokenizers.Tokenizer(models.Unigram(vocab, unk_id=3))
     if charsmap:

@@ -29,6 +29,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from pocketbert.errors import UserError
+
 PUNCTUATION = "\"'`´“”‘’«»„.,!?;()-–—…¿¡"                       # around a word: stays where it is
 
 PROTECTED = re.compile(r"[\d@#/\\:_<>\[\]{}=&*+~^|$%€£]|^;|\w\.\w")  # @ann, #tag, 10am, http://..., [MASK], :-D, a.b
@@ -171,14 +173,14 @@ def augment(texts, copies, seed=0, ways=DEFAULT_WAYS, rate=0.1, synonyms=None, m
     seed alone: adding texts does not change the others, so that what a teacher said of them can be kept.
     """
     if unknown := set(ways) - set(WAYS):
-        raise ValueError(f"ways {', '.join(sorted(unknown))}: choose from {', '.join(WAYS)}")
+        raise UserError(f"ways {', '.join(sorted(unknown))}: choose from {', '.join(WAYS)}")
     if not ways or copies < 0 or not 0 < rate <= 1:
-        raise ValueError(f"{len(ways)} ways, {copies} copies, rate {rate}: expected one way or more, 0 copies or more, "
+        raise UserError(f"{len(ways)} ways, {copies} copies, rate {rate}: expected one way or more, 0 copies or more, "
                          "a rate above 0 and up to 1")
     if {"insert", "replace"} & set(ways) and synonyms is None:
-        raise ValueError("insert and replace need synonyms, see similar_words")
+        raise UserError("insert and replace need synonyms, see similar_words")
     if "mask" in ways and not mask:
-        raise ValueError("mask needs the text of a mask token, see mask_token")
+        raise UserError("mask needs the text of a mask token, see mask_token")
     change = {"swap": lambda words, rng: swap(words, rng, rate),
               "delete": lambda words, rng: delete(words, rng, rate),
               "insert": lambda words, rng: insert(words, rng, synonyms, rate),

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pocketbert.data.tokenizer import Tokenizer
+from pocketbert.errors import UserError
 from pocketbert.models.folder import load_model, parent_of
 from pocketbert.models.predict import predict
 
@@ -30,7 +31,7 @@ def open_teachers(folders):
         names = model.config.label_names
         wanted = teachers[0].model.config.label_names if teachers else names
         if sorted(names) != sorted(wanted):
-            raise ValueError(f"--teacher {folder} knows the labels {', '.join(names)}, {folders[0]} knows "
+            raise UserError(f"--teacher {folder} knows the labels {', '.join(names)}, {folders[0]} knows "
                              f"{', '.join(wanted)}: teachers of one student must have the same")
         teachers.append(Teacher(folder, model, tokenizer, [names.index(name) for name in wanted]))
     return teachers

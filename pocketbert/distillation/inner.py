@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pocketbert.errors import UserError
 from pocketbert.models.hooks import record_outputs
 
 
@@ -123,7 +124,7 @@ class InnerLosses(nn.Module):
         self.heads = args.relation_heads or teacher.layers[-1].attention.num_heads
         for model in (student, teacher) if args.relations else ():
             if model.layers[-1].attention.query.out_features % self.heads:
-                raise ValueError(f"--relation-heads {self.heads} does not divide the "
+                raise UserError(f"--relation-heads {self.heads} does not divide the "
                                  f"{model.layers[-1].attention.query.out_features} numbers of a query: give another")
         self.args, self.teacher = args, [teacher]  # in a list: its weights are not ours to train or to save
         self.mapping = dict(enumerate(layer_map(len(student.layers), len(teacher.layers), args.layer_map)))

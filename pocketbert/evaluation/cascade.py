@@ -14,6 +14,7 @@ import torch
 
 from pocketbert.data.batching import make_batch
 from pocketbert.data.splits import SPLIT_SEED, Split, select, take, text_key
+from pocketbert.errors import UserError
 from pocketbert.evaluation.metrics import confusion_matrix, macro_f1, mcnemar, paired_bootstrap
 from pocketbert.files import write_json, write_text
 from pocketbert.hardware import hardware, hardware_line, time_interleaved
@@ -66,7 +67,7 @@ def halves(split):
     for text, label in zip(split.texts, split.labels, strict=True):
         first.setdefault(text_key(text), label)
     if len(first) < 2:
-        raise ValueError(f"{len(first)} validation text cannot both choose a threshold and measure it")
+        raise UserError(f"{len(first)} validation text cannot both choose a threshold and measure it")
     chosen = set(take(Split(list(first), list(first.values())), len(first) // 2, SPLIT_SEED).texts)
     inside = [text_key(text) in chosen for text in split.texts]
     return tuple(select(split, [row for row, here in enumerate(inside) if here == side]) for side in (True, False))

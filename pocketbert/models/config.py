@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 
+from pocketbert.errors import UserError
+
 FAMILIES = {"bert": "bert", "distilbert": "distilbert",
             "roberta": "roberta", "xlm-roberta": "roberta", "camembert": "roberta"}
 
@@ -51,6 +53,14 @@ class EncoderConfig:
     def max_length(self):
         return self.max_position_embeddings - self.position_offset
 
+    def num_queries(self, i, length):
+        """How many of a text's `length` tokens layer i computes an output for.
+
+        The classification head reads the first token alone, so the last layer answers for that one: the same logits
+        for 1 / num_layers less work. Nothing else in the project knows this; ask here.
+        """
+        return 1 if i == len(self.num_heads) - 1 else length
+
     @classmethod
     def from_hf(cls, hf, source="config.json"):
         """Read a Hugging Face config.json. `source` is named in errors.
@@ -60,7 +70,7 @@ class EncoderConfig:
         """
         model_type = hf.get("base_model_type") or hf.get("model_type") or "bert"
         if model_type not in FAMILIES:
-            raise ValueError(f"{source}: model_type {model_type!r} is not supported; use a model of "
+            raise UserError(f"{source}: model_type {model_type!r} is not supported; use a model of "
                              f"{', '.join(FAMILIES)}")
         family = FAMILIES[model_type]
 
@@ -68,14 +78,14 @@ class EncoderConfig:
             value = hf.get(DISTILBERT_KEYS.get(key, key) if family == "distilbert" else key)
             value = default if value is None else value
             if value is None:
-                raise ValueError(f"{source}: {key} is missing; is this the config.json of a {model_type} model?")
+                raise UserError(f"{source}: {key} is missing; is this the config.json of a {model_type} model?")
             return value
 
         if hf.get("position_embedding_type", "absolute") != "absolute":
-            raise ValueError(f"{source}: position_embedding_type {hf['position_embedding_type']!r} is not "
+            raise UserError(f"{source}: position_embedding_type {hf['position_embedding_type']!r} is not "
                              "supported; use a model with absolute positions")
         if get("hidden_act", "gelu") not in ACTIVATIONS:
-            raise ValueError(f"{source}: hidden_act {get('hidden_act')!r} is not one of {', '.join(ACTIVATIONS)}")
+            raise UserError(f"{source}: hidden_act {get('hidden_act')!r} is not one of {', '.join(ACTIVATIONS)}")
         try:
             hidden_size, depth = int(get("hidden_size")), int(get("num_hidden_layers"))
             heads = int(get("num_attention_heads"))
@@ -85,9 +95,9 @@ class EncoderConfig:
             head_size = int(hf.get("head_size") or hidden_size // heads)
             id2label = {int(k): str(v) for k, v in (hf.get("id2label") or {}).items()}
             if len(heads_per_layer) != depth or len(neurons_per_layer) != depth:
-                raise ValueError("heads_per_layer and neurons_per_layer must have one entry per layer")
+                raise UserError("heads_per_layer and neurons_per_layer must have one entry per layer")
             if sorted(id2label) != list(range(len(id2label))):
-                raise ValueError("the keys of id2label are not 0, 1, 2, ...")
+                raise UserError("the keys of id2label are not 0, 1, 2, ...")
             num_labels = len(id2label) or int(hf.get("num_labels") or 2)
             config = cls(
                 family=family, vocab_size=int(get("vocab_size")), hidden_size=hidden_size,
@@ -104,7 +114,7 @@ class EncoderConfig:
             config.classifier_dropout = float(get(
                 "classifier_dropout", 0.2 if family == "distilbert" else config.hidden_dropout))
         except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-            raise ValueError(f"{source}: broken config: {error}") from None
+            raise UserError(f"{source}: broken config: {error}") from None
         return config
 
     def to_hf(self):

@@ -6,6 +6,8 @@ import random
 import numpy as np
 import torch
 
+from pocketbert.errors import UserError
+
 
 def pick_device(name, quiet=False):
     """'auto' is the first GPU if there is one. The choice is printed."""
@@ -14,7 +16,7 @@ def pick_device(name, quiet=False):
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ValueError(f"--device {name} does not work here: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--device {name} does not work here: {str(error).splitlines()[0]}") from None
     if not quiet:
         print(f"device: {name}" + (f" ({torch.get_num_threads()} threads)" if name == "cpu" else ""))
     return torch.device(name)

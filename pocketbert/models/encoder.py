@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pocketbert.errors import UserError
 from pocketbert.models.config import ACTIVATIONS
 
 
@@ -98,9 +99,8 @@ class Layer(nn.Module):
         self.ffn = FeedForward(config.hidden_size, intermediate_size, config.hidden_act)
         self.ffn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, x, key_mask=None, head_mask=None, ffn_mask=None, first_only=False):
-        """(B, T, hidden) -> (B, T, hidden), or (B, 1, hidden) when only the first token is wanted."""
-        queries = x[:, :1] if first_only else x
+    def forward(self, x, queries, key_mask=None, head_mask=None, ffn_mask=None):
+        """x: (B, T, hidden)    queries: the rows of x that want an output (B, Q, hidden)    -> (B, Q, hidden)"""
         attended = self.attention(x, queries, key_mask, head_mask)
         x = self.attention_norm(queries + F.dropout(attended, self.dropout, self.training))
         return self.ffn_norm(x + F.dropout(self.ffn(x, ffn_mask), self.dropout, self.training))
@@ -135,23 +135,27 @@ class Encoder(nn.Module):
     def device(self):
         return self.embeddings.norm.weight.device
 
-    def forward(self, input_ids, attention_mask=None, head_mask=None, ffn_mask=None):
+    def layer_queries(self, i, x):
+        """The rows of x (B, T, hidden) that layer i computes an output for: (B, Q, hidden), see config.num_queries."""
+        return x[:, :self.config.num_queries(i, x.shape[1])]
+
+    def forward(self, input_ids, attention_mask=None, head_mask=None, ffn_mask=None, all_tokens=False):
         """Token ids (B, T) -> logits (B, num_labels).
 
         attention_mask: (B, T), 1 for text and 0 for padding; None says that nothing is padded.
         head_mask, ffn_mask: (layers, heads) and (layers, neurons); a list of one vector a layer where layers
         differ; with a batch dimension in each vector's front (B, heads), every text has a mask of its own.
+        all_tokens: the last layer answers for every token, for hooks that read its output; the logits are the same.
         """
         if input_ids.shape[1] > self.config.max_length:
-            raise ValueError(f"{input_ids.shape[1]} tokens are more than the {self.config.max_length} that this "
+            raise UserError(f"{input_ids.shape[1]} tokens are more than the {self.config.max_length} that this "
                              f"model has positions for: set --max-length {self.config.max_length}")
         key_mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]  # (B, 1, 1, T)
         x = self.embeddings(input_ids)
         for i, layer in enumerate(self.layers):
-            # The head reads the first token alone, so the last layer need not answer for the others:
-            # the same logits for 1/L less work.
-            x = layer(x, key_mask, None if head_mask is None else head_mask[i],
-                      None if ffn_mask is None else ffn_mask[i], first_only=i == len(self.layers) - 1)
+            queries = x if all_tokens else self.layer_queries(i, x)
+            x = layer(x, queries, key_mask, None if head_mask is None else head_mask[i],
+                      None if ffn_mask is None else ffn_mask[i])
         return self.head(x[:, 0])
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pocketbert.data.tokenizer_files import load_tokenizer
+from pocketbert.errors import UserError
 from pocketbert.files import fsync, read_json, swap_in, write_json
 from pocketbert.hub import repository
 from pocketbert.models.config import EncoderConfig
@@ -40,13 +41,13 @@ def read_weight_file(path):
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f"{path} is damaged, or a pickle that holds more than tensors and could run code: "
+        raise UserError(f"{path} is damaged, or a pickle that holds more than tensors and could run code: "
                          "not loaded; get model.safetensors instead") from None
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is cut off or damaged ({reason}); fetch it again") from None
+        raise UserError(f"{path} is cut off or damaged ({reason}); fetch it again") from None
     if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise ValueError(f"{path} is not a state dict of tensors; get the weights as model.safetensors")
+        raise UserError(f"{path} is not a state dict of tensors; get the weights as model.safetensors")
     return tensors
 
 
@@ -100,7 +101,7 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
             leftover.append(file_name)
     if new_head or "head.out.weight" not in tensors and "head.out" not in config.stored_formats:
         if not label_names:
-            raise ValueError(f"{name} has no classification head; fine-tune it first: "
+            raise UserError(f"{name} has no classification head; fine-tune it first: "
                              f"python train.py --model {name} --data DATA --out runs/teacher")
         config.label_names = list(label_names)
         head = init_weights(Head(config)) if kind is EncoderConfig else RecurrentHead(config)
@@ -120,11 +121,11 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
     try:
         model.load_state_dict(tensors, strict=True, assign=True)
     except ValueError as error:  # a stored form that checks its own numbers
-        raise ValueError(f"{name}: {error}") from None
+        raise UserError(f"{name}: {error}") from None
     tokenizer = load_tokenizer(repository(tokenizer_name) if tokenizer_name else find, config.hf,
                                cleaning=cleaning, name=name)
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(f"{name}: the tokenizer knows {tokenizer.vocab_size} tokens, the embedding only "
+        raise UserError(f"{name}: the tokenizer knows {tokenizer.vocab_size} tokens, the embedding only "
                          f"{config.vocab_size}; tokenizer and weights are of different models")
     return model.eval(), tokenizer
 
@@ -134,13 +135,13 @@ def check_tensors(expected, found, leftover, name):
     missing = set(expected) - set(found)
     leftover = leftover + [key for key in found if key not in expected]
     if missing or leftover:
-        raise ValueError(f"{name}: the weights do not fit config.json: "
+        raise UserError(f"{name}: the weights do not fit config.json: "
                          + "; ".join(([f"missing: {list_names(missing)}"] if missing else [])
                                      + ([f"left over: {list_names(leftover)}"] if leftover else [])))
     for key, tensor in found.items():
         want = expected[key]
         if tensor.shape != want.shape or tensor.dtype != want.dtype:
-            raise ValueError(f"{name}: {key} is {tuple(tensor.shape)} {tensor.dtype} in the file, but config.json "
+            raise UserError(f"{name}: {key} is {tuple(tensor.shape)} {tensor.dtype} in the file, but config.json "
                              f"asks for {tuple(want.shape)} {want.dtype}")
 
 

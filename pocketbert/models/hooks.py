@@ -5,71 +5,68 @@ from functools import partial
 
 import torch
 
+from pocketbert.errors import UserError
+
 
 @torch.no_grad()
-def record_inputs(model, texts, modules, hear):
-    """Run the texts, and call hear(name, x) with what reaches each of the modules: x (tokens, in), padding left out.
+def record_inputs(model, batches, modules, on_input):
+    """Run the batches, and call on_input(name, x) with what reaches each of the modules.
 
-    texts: batches with .input_ids and .attention_mask    modules: {name: one of the model's nn.Linear}
+    batches: with .input_ids and .attention_mask    modules: {name: one of the model's nn.Linear}
+    x: (tokens, in features); padding is left out, so that it enters no statistic.
     """
     attention_mask = None
 
     def hook(name, module, inputs):
         x = inputs[0]
-        # (B, T, in) holds padding; the last layer's (B, 1, in) and the head's (B, in) are first tokens alone.
-        if attention_mask is not None and x.dim() == 3 and x.shape[1] == attention_mask.shape[1]:
-            x = x[attention_mask.bool()]
-        hear(name, x.flatten(0, -2))
+        if attention_mask is not None and x.dim() == 3:  # (B, Q, in), of the first Q tokens of each text
+            x = x[attention_mask[:, :x.shape[1]].bool()]
+        on_input(name, x.flatten(0, -2))
 
-    hooks = [module.register_forward_pre_hook(partial(hook, name)) for name, module in modules.items()]
-    model.eval()
-    for batch in texts:
-        attention_mask = batch.attention_mask
-        model(batch.input_ids, attention_mask)
-    for handle in hooks:
-        handle.remove()
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_pre_hook(partial(hook, name)))
+        model.eval()
+        for batch in batches:
+            attention_mask = batch.attention_mask
+            model(batch.input_ids, attention_mask)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
 def record_outputs(model, blocks=None):
     """Keep what these blocks compute in the forward passes inside `with`; gradients flow through what is kept.
 
-        with capture(student, [0, 2]) as inner:
-            logits = student(input_ids, attention_mask)
-        inner["hidden"][2], inner["query"][2], inner["key"][2], inner["value"][2]     # each (B, T, width)
-        inner["hidden"][0]                                                            # the embeddings
+        with record_outputs(student, [0, 2]) as outputs:
+            logits = student(input_ids, attention_mask, all_tokens=True)
+        outputs["hidden"][2], outputs["query"][2], outputs["key"][2], outputs["value"][2]     # each (B, T, width)
+        outputs["hidden"][0]                                                                  # the embeddings
 
-    blocks: numbers as in layer_map, None: all    inner: kind -> block -> tensor of the latest forward pass
-    An encoder's last block answers for the first token alone, which is all that the head reads. Inside `with` it
-    answers for all of them, so that its queries and hidden states are there too: 1/depth more work, the same
-    logits. Remember that nobody has used these answers since pre-training, and in a teacher that was trained from
-    scratch nobody ever did. For the last block, the first token (`[:, :1]`, of the mask too), or the keys and
-    values, say more; or learn from the block before it.
+    blocks: 0 for the embeddings, i for model.layers[i - 1]; None: all    outputs: kind -> block -> the latest tensor
+    An encoder's last block answers for the first token alone unless it is called with all_tokens=True. Those other
+    answers were never trained: for the last block compare the first token, or the keys and values.
     """
     depth = len(model.layers)
     blocks = sorted(range(depth + 1) if blocks is None else set(blocks))
     if blocks and not 0 <= blocks[0] <= blocks[-1] <= depth:
-        raise ValueError(f"blocks {blocks}: this model has the blocks 1 to {depth}, and 0 for its embeddings")
-    inner = {"hidden": {}, "query": {}, "key": {}, "value": {}}
+        raise UserError(f"blocks {blocks}: this model has the blocks 1 to {depth}, and 0 for its embeddings")
+    outputs = {"hidden": {}, "query": {}, "key": {}, "value": {}}
 
-    def keep(kind, block):
-        def hook(module, inputs, output):
-            inner[kind][block] = output
-        return hook
-
-    def for_all_tokens(layer, inputs, options):
-        return inputs, options | {"first_only": False}
+    def hook(kind, block, module, inputs, output):
+        outputs[kind][block] = output
 
     handles = []
     try:
         for block in blocks:
             module = model.layers[block - 1] if block else model.embeddings
-            handles.append(module.register_forward_hook(keep("hidden", block)))
+            handles.append(module.register_forward_hook(partial(hook, "hidden", block)))
             for kind in ("query", "key", "value") if block else ():
-                handles.append(getattr(module.attention, kind).register_forward_hook(keep(kind, block)))
-        if depth in blocks:
-            handles.append(model.layers[-1].register_forward_pre_hook(for_all_tokens, with_kwargs=True))
-        yield inner
+                projection = getattr(module.attention, kind)
+                handles.append(projection.register_forward_hook(partial(hook, kind, block)))
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

@@ -5,6 +5,7 @@ import re
 import torch
 
 from pocketbert.data.tokenizer import train_wordpiece
+from pocketbert.errors import UserError
 from pocketbert.models.config import EncoderConfig
 from pocketbert.models.encoder import Encoder, init_weights
 from pocketbert.models.recurrent import RECURRENT_KINDS, RecurrentClassifier, RecurrentConfig
@@ -22,7 +23,7 @@ def parse_recipe(recipe, defaults):
     for part in filter(None, recipe.partition(":")[2].split(",")):
         key, _, value = part.partition("=")
         if key not in defaults or not value.isdigit():
-            raise ValueError(f"{recipe!r}: {part!r} is not one of "
+            raise UserError(f"{recipe!r}: {part!r} is not one of "
                              f"{', '.join(f'{k}=NUMBER' for k in defaults)}")
         values[key] = int(value)
     return values
@@ -39,7 +40,7 @@ def model_from_scratch(recipe, texts, label_names):
         return build_recurrent(recipe, tokenizer.vocab_size, tokenizer.pad_id, label_names), tokenizer
     size = parse_recipe(recipe, SCRATCH_DEFAULTS)
     if size["hidden"] % size["heads"] or not min(size["layers"], size["hidden"], size["heads"], size["vocab"]):
-        raise ValueError(f"{recipe!r}: layers, hidden, heads and vocab must be above 0 and hidden "
+        raise UserError(f"{recipe!r}: layers, hidden, heads and vocab must be above 0 and hidden "
                          f"({size['hidden']}) a multiple of heads ({size['heads']})")
     tokenizer = train_wordpiece(texts, vocab_size=size["vocab"])
     config = EncoderConfig(
@@ -67,12 +68,12 @@ def parse_recurrent_recipe(recipe):
     """'gru:hidden=256,layers=2' -> ("gru", the defaults with these two changed)"""
     kind, _, changes = recipe.partition(":")
     if kind not in RECURRENT_DEFAULTS:
-        raise ValueError(f"{recipe!r}: {kind!r} is not one of {', '.join(RECURRENT_DEFAULTS)}")
+        raise UserError(f"{recipe!r}: {kind!r} is not one of {', '.join(RECURRENT_DEFAULTS)}")
     sizes = dict(RECURRENT_DEFAULTS[kind])
     for part in filter(None, changes.split(",")):
         key, _, value = part.partition("=")
         if key not in sizes or not value.isdecimal():
-            raise ValueError(f"{recipe!r}: {part!r} is not one of {', '.join(f'{k}=NUMBER' for k in sizes)}")
+            raise UserError(f"{recipe!r}: {part!r} is not one of {', '.join(f'{k}=NUMBER' for k in sizes)}")
         sizes[key] = int(value)
     return kind, sizes
 
@@ -88,7 +89,7 @@ def build_recurrent(recipe, vocab_size, pad_id, label_names):
     try:
         return RecurrentClassifier(config.check()).eval()
     except ValueError as error:
-        raise ValueError(f"{recipe!r}: {error}") from None
+        raise UserError(f"{recipe!r}: {error}") from None
 
 
 @torch.no_grad()
@@ -106,7 +107,7 @@ def start_word_vectors(model, table, rows=None):
     if rows is not None:
         table = table[torch.as_tensor(rows, device=table.device)]
     if len(table) != len(word) or table.shape[1] < word.shape[1]:
-        raise ValueError(f"a table of {tuple(table.shape)} cannot start word vectors of {tuple(word.shape)}: rows "
+        raise UserError(f"a table of {tuple(table.shape)} cannot start word vectors of {tuple(word.shape)}: rows "
                          "must agree and it must be as wide at least; build the model with a smaller embedding")
     if table.shape[1] > word.shape[1]:
         table = table - table.mean(dim=0)  # the mean tells no words apart, but would be the first component
@@ -127,11 +128,11 @@ def student_of_teacher(recipe, teacher):
     kept = [int(number) for number in numbers.split(",")] if re.fullmatch(r"\d+(,\d+)*", numbers) else []
     if not parts or set(parts) - {"layers", "hidden"} or kept != sorted(set(kept)) or not kept \
             or kept[-1] >= len(teacher.layers):
-        raise ValueError(f"--student {recipe!r}: layers=... must name layers from 0 to {len(teacher.layers) - 1} in "
+        raise UserError(f"--student {recipe!r}: layers=... must name layers from 0 to {len(teacher.layers) - 1} in "
                          f"rising order, e.g. teacher:layers=0,{len(teacher.layers) - 1} or teacher:hidden=128")
     student = keep_layers(teacher, kept)
     if width is None:
         return student
     if not width.isdigit() or not 0 < int(width) < teacher.config.hidden_size:
-        raise ValueError(f"--student {recipe!r}: hidden must be below the teacher's {teacher.config.hidden_size}")
+        raise UserError(f"--student {recipe!r}: hidden must be below the teacher's {teacher.config.hidden_size}")
     return narrow(student, narrow_table(teacher.embeddings.word.weight.detach(), int(width))[1])

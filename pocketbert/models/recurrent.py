@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pocketbert.errors import UserError
 from pocketbert.models.bag import BagEmbeddings, Dense
 from pocketbert.models.lstm_gru import BothWays
 from pocketbert.models.rwkv import ChannelMix, TimeMix
@@ -70,15 +71,15 @@ class RecurrentConfig:
         """Raise a ValueError that names the first number that makes no model; else return the config."""
         for name, low in SMALLEST.items():
             if getattr(self, name) < (0 if (self.kind, name) == ("bag", "num_layers") else low):
-                raise ValueError(f"{name} {getattr(self, name)} is too small")
+                raise UserError(f"{name} {getattr(self, name)} is too small")
         if self.ngrams > 1 and not self.buckets:
-            raise ValueError(f"ngrams {self.ngrams} need buckets")
+            raise UserError(f"ngrams {self.ngrams} need buckets")
         if self.kind == "xlstm" and self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+            raise UserError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if not 0 <= self.hidden_dropout < 1:
-            raise ValueError(f"hidden_dropout {self.hidden_dropout} is not in [0, 1)")
+            raise UserError(f"hidden_dropout {self.hidden_dropout} is not in [0, 1)")
         if not self.label_names:
-            raise ValueError("there are no labels")
+            raise UserError("there are no labels")
         return self
 
     @classmethod
@@ -86,21 +87,21 @@ class RecurrentConfig:
         """Read a config.json that `to_hf` made. `source` is named in errors."""
         kind = str(hf.get("model_type")).removeprefix("pocketbert-")
         if hf.get("model_type") != f"pocketbert-{kind}" or kind not in RECURRENT_KINDS:
-            raise ValueError(f"{source}: model_type {hf.get('model_type')!r} is not one of "
+            raise UserError(f"{source}: model_type {hf.get('model_type')!r} is not one of "
                              f"{', '.join(f'pocketbert-{kind}' for kind in RECURRENT_KINDS)}")
         if missing := [name for name in SMALLEST if hf.get(name) is None]:
-            raise ValueError(f"{source}: {', '.join(missing)} missing; is this the config.json of a {kind} of ours?")
+            raise UserError(f"{source}: {', '.join(missing)} missing; is this the config.json of a {kind} of ours?")
         try:
             id2label = {int(k): str(v) for k, v in (hf.get("id2label") or {}).items()}
             if sorted(id2label) != list(range(len(id2label))):
-                raise ValueError("the keys of id2label are not 0, 1, 2, ...")
+                raise UserError("the keys of id2label are not 0, 1, 2, ...")
             return cls(kind=kind, **{name: int(hf[name]) for name in SMALLEST},
                        hidden_dropout=float(hf.get("hidden_dropout", cls.hidden_dropout)),
                        label_names=[id2label[i] for i in range(len(id2label))],
                        stored_formats=dict(hf.get("stored_forms") or {}), int8_engine=hf.get("int8_engine"),
                        hf=dict(hf)).check()
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{source}: broken config: {error}") from None
+            raise UserError(f"{source}: broken config: {error}") from None
 
     def to_hf(self):
         """The config.json to save. `transformers` does not know the model_type, and so refuses it."""

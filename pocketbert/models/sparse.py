@@ -6,6 +6,7 @@ import math
 import torch
 from torch import nn
 
+from pocketbert.errors import UserError
 from pocketbert.models.stored import StoredMatrix, pack_bits, replace_module, to_float, unpack_codes
 
 
@@ -38,7 +39,7 @@ class SparseLinear(StoredMatrix):
     def dequantize(self):
         stored = unpack_codes(self.bitmap, 1, math.prod(self.shape)).bool().view(self.shape)
         if int(stored.sum()) != len(self.values):
-            raise ValueError(f"damaged sparse matrix: the bitmap of {stored.numel()} weights counts "
+            raise UserError(f"damaged sparse matrix: the bitmap of {stored.numel()} weights counts "
                              f"{int(stored.sum())} values, there are {len(self.values)}")
         return torch.zeros(self.shape, device=self.values.device).masked_scatter_(stored, self.values)
 
@@ -46,7 +47,7 @@ class SparseLinear(StoredMatrix):
 def to_dense(model, quiet=False):
     """The model with plain nn.Linear matrices, zeros and all, for what wants floats: training, export, cutting."""
     if not isinstance(model, nn.Module):
-        raise ValueError("this is an exported graph, which can only be run: take the model that it was made from")
+        raise UserError("this is an exported graph, which can only be run: take the model that it was made from")
     sparse = [name for name, module in model.named_modules() if isinstance(module, SparseLinear)]
     if not sparse:
         return model

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pocketbert.errors import UserError
+
 
 def pack_bits(bits):
     """A bool vector (n,) -> uint8 (ceil(n / 8),): bit b of byte i is element 8 i + b; spare bits are 0."""
@@ -17,7 +19,7 @@ def pack_bits(bits):
 def pack_codes(codes, bits):
     """Whole numbers below 2^bits, uint8 (n,) -> uint8 (ceil(n * bits / 8),), without gaps, lowest bits first."""
     if len(codes) and int(codes.max()) >> bits:
-        raise ValueError(f"{int(codes.max())} does not fit into {bits} bits")
+        raise UserError(f"{int(codes.max())} does not fit into {bits} bits")
     places = codes[:, None] >> torch.arange(bits, dtype=torch.uint8, device=codes.device)  # (n, bits)
     return pack_bits((places & 1).flatten())
 
@@ -25,13 +27,13 @@ def pack_codes(codes, bits):
 def unpack_codes(packed, bits, count):
     """The other way round: uint8 (ceil(count * bits / 8),) -> uint8 (count,); an error if it cannot be that."""
     if len(packed) != math.ceil(count * bits / 8):
-        raise ValueError(f"damaged: {count} codes of {bits} bits take {math.ceil(count * bits / 8)} bytes, "
+        raise UserError(f"damaged: {count} codes of {bits} bits take {math.ceil(count * bits / 8)} bytes, "
                          f"there are {len(packed)}")
     piece = bits if 8 % bits == 0 else 1  # whole codes where a byte holds whole ones: ten times faster than bits
     shifts = torch.arange(0, 8, piece, dtype=torch.uint8, device=packed.device)
     pieces = ((packed[:, None] >> shifts) & (2 ** piece - 1)).flatten()
     if pieces[count * bits // piece:].any():
-        raise ValueError(f"damaged: spare bits are set behind {count} codes of {bits} bits")
+        raise UserError(f"damaged: spare bits are set behind {count} codes of {bits} bits")
     if piece == bits:
         return pieces[:count]
     return (pieces[:count * bits].view(count, bits) << shifts[:bits]).sum(dim=1, dtype=torch.uint8)
@@ -39,7 +41,7 @@ def unpack_codes(packed, bits, count):
 
 def finite(weight):
     if not weight.isfinite().all():
-        raise ValueError("the weights are not finite (NaN or infinite): damaged, or too large for their form")
+        raise UserError("the weights are not finite (NaN or infinite): damaged, or too large for their form")
     return weight
 
 
@@ -118,7 +120,7 @@ class StoredMatrix(nn.Module):
         try:
             self.dequantize()
         except ValueError as error:
-            raise ValueError(f"{prefix.removesuffix('.')}: {error}") from None
+            raise UserError(f"{prefix.removesuffix('.')}: {error}") from None
 
     def __getstate__(self):
         return self.__dict__ | {"dense": None}
@@ -167,19 +169,19 @@ def replace_stored_modules(model, stored_forms, source):
     for name, form in stored_forms.items():
         form, *numbers = str(form).split(":")
         if form not in FORMATS:
-            raise ValueError(f"{source}: {name} is stored as {form!r}, which this version does not know "
+            raise UserError(f"{source}: {name} is stored as {form!r}, which this version does not know "
                              f"(it knows {', '.join(FORMATS)})")
         try:
             module = model.get_submodule(name)
             replace_module(model, name, format_class(form).empty_like(module, *map(int, numbers)))
         except (AttributeError, TypeError, ValueError, RuntimeError):
-            raise ValueError(f"{source}: stored_forms gives {name!r} the form {form}, which does not fit "
+            raise UserError(f"{source}: stored_forms gives {name!r} the form {form}, which does not fit "
                              "this model") from None
 
 
 def word_vectors(model):
     """The word vectors (V, d) of a model in floats, in whatever form they are stored."""
     if not hasattr(model, "embeddings"):
-        raise ValueError("an exported graph has no word table to read: name the folder that it was exported from")
+        raise UserError("an exported graph has no word table to read: name the folder that it was exported from")
     word = model.embeddings.word
     return word.weight.detach() if isinstance(word, torch.nn.Embedding) else word.dequantize()

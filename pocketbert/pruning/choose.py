@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from pocketbert.errors import UserError
 from pocketbert.models.surgery import keep_layers
 
 
@@ -15,7 +16,7 @@ def keep_most_important(importance, keep):
     Layers come out uneven: where all units matter, all stay.
     """
     if keep < len(importance):
-        raise ValueError(f"cannot keep {keep} of {sum(map(len, importance))} units in {len(importance)} layers: "
+        raise UserError(f"cannot keep {keep} of {sum(map(len, importance))} units in {len(importance)} layers: "
                          "each layer needs at least one")
     scores = [vector.detach().cpu().float().clone() for vector in importance]
     for vector in scores:
@@ -58,7 +59,7 @@ def keep_within(importance, cost, budget, round_to=1):
     low, high = 2 * depth, len(order)  # the largest prefix that fits, by bisection
     least, full = cost.total(*counts(low)), cost.total(*counts(high))
     if least > budget:
-        raise ValueError(f"a budget of {budget:,.4g} {cost.unit} ({budget / full:.1%}) is impossible: one head and "
+        raise UserError(f"a budget of {budget:,.4g} {cost.unit} ({budget / full:.1%}) is impossible: one head and "
                          f"{round_to} neuron{'s' * (round_to > 1)} a layer already cost {least:,.4g} {cost.unit}, "
                          f"{least / full:.1%} of what the model costs; ask for more, or drop --layers too")
     while low < high:

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from pocketbert.errors import UserError
 from pocketbert.pruning.weights import keep_highest, masks_from_scores
 
 
@@ -73,7 +74,7 @@ class GradualMagnitude(FixedMasks):
     def __init__(self, modules, steps, sparsity, scope="global", every=10):
         super().__init__(modules, {name: torch.ones_like(m.weight, dtype=torch.bool) for name, m in modules.items()})
         if frozen := [name for name, weight in self.weights.items() if not weight.requires_grad]:
-            raise ValueError(f"{frozen[0]} is frozen: sparse training moves every pruned matrix (--freeze 0)")
+            raise UserError(f"{frozen[0]} is frozen: sparse training moves every pruned matrix (--freeze 0)")
         self.sparsity, self.scope, self.every = sparsity, scope, every
         self.step, self.start, self.end = 0, round(0.1 * steps), max(1, round(0.75 * steps))
 

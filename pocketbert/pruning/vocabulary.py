@@ -21,6 +21,7 @@ import tokenizers
 from torch import nn
 
 from pocketbert.data.tokenizer import Tokenizer
+from pocketbert.errors import UserError
 
 
 def count_tokens(tokenizer, texts, max_length=128):
@@ -31,7 +32,7 @@ def count_tokens(tokenizer, texts, max_length=128):
     dropped word can end in such a piece: 3 more <unk> in the 3,000 validation tweets, at min_count 1.)
     """
     if isinstance(texts, str) or not (texts := list(texts)):
-        raise ValueError("no texts to count tokens in: the vocabulary to keep is unknown")
+        raise UserError("no texts to count tokens in: the vocabulary to keep is unknown")
     every_id = Tokenizer(tokenizer.backend, cleaning=tokenizer.cleaning)    # without a vocab_size no id is hidden
     counts = Counter()
     for row in every_id(texts, max_length):
@@ -95,10 +96,10 @@ def tokens_to_keep(tokenizer, counts, min_count=1, characters="all"):
     and Latin ones, which saves 2.4 MB of MiniLM, and a word in a script that the texts never used becomes [UNK].
     """
     if min_count < 1 or characters not in ("all", "seen"):
-        raise ValueError(f'min_count {min_count}, characters {characters!r}: expected at least 1, and "all" or "seen"')
+        raise UserError(f'min_count {min_count}, characters {characters!r}: expected at least 1, and "all" or "seen"')
     model = json.loads(tokenizer.backend.to_str())["model"]
     if model["type"] not in ("WordPiece", "BPE", "Unigram"):
-        raise ValueError(f"a {model['type']} vocabulary cannot be pruned: only WordPiece, BPE and Unigram can")
+        raise UserError(f"a {model['type']} vocabulary cannot be pruned: only WordPiece, BPE and Unigram can")
     fallback = fallback_ids(tokenizer.backend, model)
     if characters == "seen":
         seen = set("".join(tokenizer.backend.id_to_token(i) for i in counts))
@@ -165,15 +166,15 @@ def shrink_embedding(model, kept_ids):
     """A copy of the model with only these rows of its embedding, and the ids in its config renumbered."""
     word = model.embeddings.word
     if hasattr(model.embeddings, "ngram"):
-        raise ValueError("a bag of n-grams finds its n-grams by the numbers of their tokens, which pruning the "
+        raise UserError("a bag of n-grams finds its n-grams by the numbers of their tokens, which pruning the "
                          "vocabulary changes: give --vocab to a model with ngrams=1, or train it again on fewer words")
     if not isinstance(word, nn.Embedding):
-        raise ValueError("this model's embedding is stored in a compressed form: prune the vocabulary of its parent "
+        raise UserError("this model's embedding is stored in a compressed form: prune the vocabulary of its parent "
                          "and compress it afterwards")
     new_id = {old: new for new, old in enumerate(kept_ids)}
     pad_id = new_id.get(model.config.pad_token_id, 0)
     if getattr(model.config, "family", None) == "roberta" and pad_id != model.config.pad_token_id:
-        raise ValueError(f"pad_token_id {model.config.pad_token_id} does not keep its place, from which this model "
+        raise UserError(f"pad_token_id {model.config.pad_token_id} does not keep its place, from which this model "
                          "counts its positions: the special tokens must stand first in the vocabulary")
     smaller = copy.deepcopy(model)
     rows = word.weight.detach()[kept_ids].clone()

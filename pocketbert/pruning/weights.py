@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pocketbert.errors import UserError
 from pocketbert.models.hooks import record_inputs
 from pocketbert.models.sparse import SparseLinear
 from pocketbert.models.stored import replace_module
@@ -18,7 +19,7 @@ def prunable(model, embeddings=False, head=False):
                if isinstance(module, nn.Linear) and (head or not name.startswith("head."))
                or isinstance(module, nn.Embedding) and embeddings}
     if not modules:
-        raise ValueError("there are no fp32 matrices to prune: start from the fp32 parent; of an LSTM or GRU, whose "
+        raise UserError("there are no fp32 matrices to prune: start from the fp32 parent; of an LSTM or GRU, whose "
                          "matrices are torch's own, prune the words: --also embeddings")
     return modules
 
@@ -53,7 +54,7 @@ def wanda_scores(model, texts, **asked):
 def input_norms(model, texts, modules):
     """{name: (in,)}: the 2-norm of each input feature of each matrix over all real tokens."""
     if tables := [name for name, module in modules.items() if not isinstance(module, nn.Linear)]:
-        raise ValueError(f"Wanda has no activations for {tables[0]}: prune embeddings by magnitude")
+        raise UserError(f"Wanda has no activations for {tables[0]}: prune embeddings by magnitude")
     squares = dict.fromkeys(modules, 0)
 
     def hear(name, x):
@@ -66,7 +67,7 @@ def input_norms(model, texts, modules):
 def keep_highest(scores, keep):
     """A mask (rows, n) of exactly the `keep` highest scores of each row; of equal scores the first ones stay."""
     if scores.isnan().any():
-        raise ValueError("the scores hold NaN: are the weights, or the texts' activations, still finite?")
+        raise UserError("the scores hold NaN: are the weights, or the texts' activations, still finite?")
     threshold = scores.kthvalue(scores.shape[1] - max(keep, 1) + 1, dim=1, keepdim=True).values
     higher, tied = scores > threshold, scores == threshold
     seats = keep - higher.sum(dim=1, keepdim=True)
@@ -80,7 +81,7 @@ def masks_from_scores(scores, sparsity, scope="global"):
     one output neuron (Wanda).
     """
     if not 0 <= sparsity <= 1:
-        raise ValueError(f"sparsity {sparsity} is not between 0 and 1: it is the share of weights that goes")
+        raise UserError(f"sparsity {sparsity} is not between 0 and 1: it is the share of weights that goes")
 
     def keep_share(rows):
         return keep_highest(rows, rows.shape[1] - round(sparsity * rows.shape[1]))
@@ -99,7 +100,7 @@ def n_of_m_masks(scores, n=2, m=4):
     GPUs since Ampere have kernels for 2:4, CPUs have none. A row's last group may be shorter; it keeps up to n.
     """
     if not 0 < n <= m:
-        raise ValueError(f"{n}:{m} is not a pattern: n of every m stay, 0 < n <= m")
+        raise UserError(f"{n}:{m} is not a pattern: n of every m stay, 0 < n <= m")
 
     def pattern(s):
         padded = F.pad(s, (0, -s.shape[1] % m), value=-math.inf)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pocketbert.errors import UserError
 from pocketbert.models.stored import StoredMatrix, finite, lookup, pack_bits, pack_codes, unpack_codes
 from pocketbert.quantization.blockwise import middles, nearest
 
@@ -26,7 +27,7 @@ def initial_centroids(ordered, k, init, seed=0):
     if init == "density":
         return ordered[((torch.arange(k) + 0.5) / k * len(ordered)).long()].double()
     if init != "kmeans++":
-        raise ValueError(f"init {init!r} is not one of linear, density, kmeans++")
+        raise UserError(f"init {init!r} is not one of linear, density, kmeans++")
     generator = torch.Generator().manual_seed(seed)
     ranks = torch.linspace(0, len(ordered) - 1, min(len(ordered), 65536), dtype=torch.float64)  # 2^24 values and more
     values = ordered[ranks.long()].double()
@@ -66,7 +67,7 @@ def kmeans(values, k, init="linear", iterations=300, seed=0):
     stays pruned.
     """
     if not 1 <= k <= 256:
-        raise ValueError(f"{k} clusters: 1 to 256 are possible")
+        raise UserError(f"{k} clusters: 1 to 256 are possible")
     values = finite(values.detach().float())
     zeros = values == 0
     if k > 1 and not zeros.all() and int(zeros.sum()) * k > values.numel():
@@ -173,16 +174,16 @@ def decode_clusters(codebook, stream, count):
     try:
         payload = coder.decompress(stream.cpu().numpy().tobytes(), max_length=2 * count + 2)
     except zlib.error as error:
-        raise ValueError(f"damaged: the cluster indices do not unpack ({error})") from None
+        raise UserError(f"damaged: the cluster indices do not unpack ({error})") from None
     if not coder.eof or coder.unused_data:
-        raise ValueError(f"damaged: the cluster indices of {count} weights are cut off or too long")
+        raise UserError(f"damaged: the cluster indices of {count} weights are cut off or too long")
     payload = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
     used, size = torch.ones(count, dtype=torch.bool), math.ceil(count / 8)
     if (codebook == 0).any():
         used, payload = unpack_codes(payload[:size], 1, count).bool(), payload[size:]
     codes = unpack_codes(payload, whole_bits(len(codebook)), int(used.sum()))
     if len(codes) and int(codes.max()) >= len(codebook):
-        raise ValueError(f"damaged: cluster index {int(codes.max())}, but there are {len(codebook)} clusters")
+        raise UserError(f"damaged: cluster index {int(codes.max())}, but there are {len(codebook)} clusters")
     zero = int((codebook == 0).int().argmax())
     return torch.full((count,), zero, dtype=torch.uint8).masked_scatter_(used, codes).to(codebook.device)
 
@@ -200,7 +201,7 @@ class ClusteredMatrix(StoredMatrix):
 
     def __init__(self, module, num_clusters, num_bytes):
         if not 1 <= num_clusters <= 256:
-            raise ValueError(f"clusters:{num_clusters}: 1 to 256 clusters")
+            raise UserError(f"clusters:{num_clusters}: 1 to 256 clusters")
         super().__init__(module, num_clusters, num_bytes)
         self.add_buffers(module.weight.device, codebook=(num_clusters, torch.float32),
                          indices=(num_bytes, torch.uint8))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pocketbert.errors import UserError
 from pocketbert.quantization.graph import INPUTS, graph_files, require, silenced
 from pocketbert.quantization.onnx import fuse_onnx, quantize_onnx
 from pocketbert.quantization.openvino import to_openvino
@@ -31,12 +32,12 @@ def export_graph(model, form, folder, batches=None):
     target = Path(folder) / graph_files(form)[0]
     tensors = model.state_dict().values()
     if any(tensor.dtype != torch.float32 for tensor in tensors):
-        raise ValueError(f"--method {form} wants an fp32 model; start from its fp32 parent")
+        raise UserError(f"--method {form} wants an fp32 model; start from its fp32 parent")
     if sum(4 * tensor.numel() for tensor in tensors) > LARGEST:
-        raise ValueError(f"--method {form}: the weights do not fit into the 2 GB that an ONNX file may have")
+        raise UserError(f"--method {form}: the weights do not fit into the 2 GB that an ONNX file may have")
     batches = list(batches or []) if form == "openvino-int8" else None
     if batches == []:
-        raise ValueError("--method openvino-int8 reads the ranges of the activations off sample texts: "
+        raise UserError("--method openvino-int8 reads the ranges of the activations off sample texts: "
                          "--data is needed")
     with silenced(), tempfile.TemporaryDirectory(dir=folder) as scratch:
         require(form, exporters(form))

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from pocketbert.errors import UserError
 from pocketbert.models.hooks import record_inputs
 from pocketbert.quantization.groups import GroupMatrix, group_grid, nearest_codes, round_to_nearest
 
@@ -14,7 +15,7 @@ def input_hessians(model, texts, names):
     H is the Hessian of the layer's squared output error |x W^T - x Q^T|^2 for each row of W.
     """
     if others := [name for name in names if not isinstance(model.get_submodule(name), nn.Linear)]:
-        raise ValueError(f"{others[0]} is no float nn.Linear: it has no inputs to gather moments of")
+        raise UserError(f"{others[0]} is no float nn.Linear: it has no inputs to gather moments of")
     sums, counts = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
 
     def hear(name, x):
@@ -23,7 +24,7 @@ def input_hessians(model, texts, names):
 
     record_inputs(model, texts, {name: model.get_submodule(name) for name in names}, hear)
     if not all(counts.values()):
-        raise ValueError("no texts to calibrate with: give a few hundred")
+        raise UserError("no texts to calibrate with: give a few hundred")
     return {name: 2 / counts[name] * sums[name] for name in names}
 
 
@@ -52,7 +53,7 @@ def gptq(weight, hessian, bits, group_size, damping=0.01):
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
         U = torch.linalg.cholesky(inverse, upper=True).float()
     except torch.linalg.LinAlgError:
-        raise ValueError(f"the Hessian is not positive definite with damping {damping}: raise it, or calibrate with "
+        raise UserError(f"the Hessian is not positive definite with damping {damping}: raise it, or calibrate with "
                          "more texts") from None
     codes, scales, lows = torch.empty_like(W, dtype=torch.uint8), [], []
     for start in range(0, W.shape[1], group_size):

@@ -35,6 +35,8 @@ from pathlib import Path
 
 import torch
 
+from pocketbert.errors import UserError
+
 OPENVINO_FILES = ("openvino_model.xml", "openvino_model.bin")
 
 GRAPH_FILES = {"onnx": ("model.onnx",), "onnx-int8": ("model.onnx",), "onnx-optimized": ("model.onnx",),
@@ -45,7 +47,7 @@ INPUTS = ["input_ids", "attention_mask"]
 def graph_files(form):
     """The names of the files in which a form keeps graph and weights: ("model.onnx",)."""
     if form not in GRAPH_FILES:
-        raise ValueError(f"{form!r} is not a runtime of this version (it knows {', '.join(GRAPH_FILES)})")
+        raise UserError(f"{form!r} is not a runtime of this version (it knows {', '.join(GRAPH_FILES)})")
     return GRAPH_FILES[form]
 
 
@@ -55,7 +57,7 @@ def require(form, names):
     try:
         modules = {name: importlib.import_module(name) for name in names}
     except ImportError as error:
-        raise ValueError(f"--method {form} wants {' and '.join(names)}: pip install -r requirements-deploy.txt "
+        raise UserError(f"--method {form} wants {' and '.join(names)}: pip install -r requirements-deploy.txt "
                          f"({last_line(error)})") from None
     if "onnxruntime" in modules:
         modules["onnxruntime"].disable_telemetry_events()
@@ -94,13 +96,13 @@ class Runtime:
 
     def to(self, device):
         if torch.device(device).type != "cpu":
-            raise ValueError(f"--device {device}: exported graphs run on the CPU only")
+            raise UserError(f"--device {device}: exported graphs run on the CPU only")
         return self
 
     def __call__(self, input_ids, attention_mask=None):
         """Token ids (B, T) -> logits (B, num_labels); attention_mask as in Encoder.forward, None: no padding."""
         if input_ids.shape[1] > self.config.max_length:
-            raise ValueError(f"{input_ids.shape[1]} tokens are more than the {self.config.max_length} that this "
+            raise UserError(f"{input_ids.shape[1]} tokens are more than the {self.config.max_length} that this "
                              f"model has positions for: set --max-length {self.config.max_length}")
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         inputs = zip(INPUTS, (input_ids, attention_mask), strict=True)
@@ -126,9 +128,9 @@ def open_runtime(folder, form, config):
     try:
         inputs, num_labels, run = open_graph(path)
     except Exception as error:  # the two runtimes' errors have no narrower name in common
-        raise ValueError(f"{' or '.join(str(Path(folder) / name) for name in files)} is damaged, or newer than the "
+        raise UserError(f"{' or '.join(str(Path(folder) / name) for name in files)} is damaged, or newer than the "
                          f"installed {package} ({last_line(error)})") from None
     if set(inputs) != set(INPUTS) or num_labels != len(config.label_names):
-        raise ValueError(f"{path} makes {num_labels} logits of {', '.join(inputs)}; config.json asks for "
+        raise UserError(f"{path} makes {num_labels} logits of {', '.join(inputs)}; config.json asks for "
                          f"{len(config.label_names)} of {', '.join(INPUTS)}: the two files do not belong together")
     return Runtime(config, run)

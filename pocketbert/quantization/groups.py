@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from pocketbert.errors import UserError
 from pocketbert.models.stored import StoredMatrix, finite, pack_codes, unpack_codes
 
 
@@ -26,7 +27,7 @@ def group_grid(groups, bits):
     any other one float16, gets the step 0 and is exact.
     """
     if not groups.abs().max() <= 65504:  # also true for NaN
-        raise ValueError(f"weights up to {groups.abs().max():.3g} do not fit a grid in float16 (at most 65504): "
+        raise UserError(f"weights up to {groups.abs().max():.3g} do not fit a grid in float16 (at most 65504): "
                          "store this matrix as nf4, clusters or bfloat16")
     low = -float16_above(-groups.amin(dim=-1))
     return float16_above((groups.amax(dim=-1) - low.float()) / (2 ** bits - 1)), low
@@ -68,7 +69,7 @@ class GroupMatrix(StoredMatrix):
 
     def __init__(self, module, bits, group_size):
         if not (2 <= bits <= 8 and group_size > 0):
-            raise ValueError(f"groups:{bits}:{group_size}: bits are 2 to 8, the group size at least 1")
+            raise UserError(f"groups:{bits}:{group_size}: bits are 2 to 8, the group size at least 1")
         super().__init__(module, bits, group_size)
         groups = self.shape[0], math.ceil(self.shape[1] / group_size)
         self.add_buffers(module.weight.device, codes=(math.ceil(self.num_weights * bits / 8), torch.uint8),

@@ -6,17 +6,19 @@ import warnings
 import torch
 from torch import nn
 
+from pocketbert.errors import UserError
+
 
 def pick_engine(name="auto"):
     """The library that multiplies int8 by int8: 'auto' is torch's choice for this processor."""
     supported = [engine for engine in torch.backends.quantized.supported_engines if engine != "none"]
     if not (supported and hasattr(torch.ops.quantized, "linear_dynamic")
             and hasattr(getattr(torch.ao, "quantization", None), "quantize_dynamic")):
-        raise ValueError("this build of torch has no int8 kernels (torch.ao); install torch>=2.8,<2.14 from PyPI")
+        raise UserError("this build of torch has no int8 kernels (torch.ao); install torch>=2.8,<2.14 from PyPI")
     if name == "auto":
         return torch.backends.quantized.engine if torch.backends.quantized.engine in supported else supported[0]
     if name not in supported:
-        raise ValueError(f"--engine {name} is not available here; this machine has {', '.join(supported)}")
+        raise UserError(f"--engine {name} is not available here; this machine has {', '.join(supported)}")
     return name
 
 

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from pocketbert.errors import UserError
 from pocketbert.models.stored import StoredMatrix, finite, pack_codes, unpack_codes
 from pocketbert.quantization.blockwise import dequantize_blocks, dynamic_map, quantize_blocks
 
@@ -28,7 +29,7 @@ class NF4Matrix(StoredMatrix):
 
     def __init__(self, module, block_size):
         if block_size <= 0:
-            raise ValueError(f"nf4:{block_size}: the block size is at least 1")
+            raise UserError(f"nf4:{block_size}: the block size is at least 1")
         super().__init__(module, block_size)
         num_bytes, blocks = math.ceil(self.num_weights / 2), math.ceil(self.num_weights / block_size)
         self.add_buffers(module.weight.device, codes=(num_bytes, torch.uint8), absmax=(blocks, torch.uint8),

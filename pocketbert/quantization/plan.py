@@ -5,6 +5,7 @@ import copy
 import torch.nn.functional as F
 from torch import nn
 
+from pocketbert.errors import UserError
 from pocketbert.models.sparse import SparseLinear
 from pocketbert.models.stored import replace_module
 from pocketbert.quantization.clusters import store_clusters
@@ -47,16 +48,16 @@ def parse_plan(plan, model):
     for piece in plan.split(","):
         part, _, form = piece.strip().partition("=")
         if form not in PLAN_FORMATS:
-            raise ValueError(f"--plan {plan}: {piece!r} is not PART=FORM with a form of {', '.join(PLAN_FORMATS)}")
+            raise UserError(f"--plan {plan}: {piece!r} is not PART=FORM with a form of {', '.join(PLAN_FORMATS)}")
         names = [name for name in found if part in (part_of(name), name) or name.startswith(f"{part}.")]
         if not names and part == "encoder":
             print("encoder: no matrices that can take another form (those inside of torch's LSTM and GRU stay fp32)")
         elif not names:
-            raise ValueError(f"--plan {plan}: {part!r} names no matrix of this model; parts are embeddings, encoder, "
+            raise UserError(f"--plan {plan}: {part!r} names no matrix of this model; parts are embeddings, encoder, "
                              f"head, or names like {', '.join(list(found)[-3:-1])}")
         for name in names:
             if form == "gptq" and isinstance(found[name], nn.Embedding):
-                raise ValueError(f"--plan {plan}: gptq is for matrices that are multiplied; {name} is looked up (int4)")
+                raise UserError(f"--plan {plan}: gptq is for matrices that are multiplied; {name} is looked up (int4)")
         forms |= dict.fromkeys(names, form)
     return {name: form for name, form in forms.items() if form != "fp32"}
 

@@ -1,96 +1,119 @@
-"""The history of one training run and its best weights."""
+"""The record of one training: a printed line an epoch, the history for run.json, the best weights, when to stop.
+
+    log = TrainingLog(epochs=3, patience=3, minutes=0)
+    for epoch in log.epochs():
+        for group in log.progress(groups, total):       # a group: the batches of one step
+            for batch in group:
+                ...
+                log.batch(loss)
+        log.end_epoch(model, scores)                    # scores: {"macro_f1", "accuracy", "cross_entropy"}
+    log.restore_best(model)
+"""
 
 import math
 import time
 
-import numpy as np
+import torch
 from tqdm import tqdm
 
-from pocketbert.training.tracking import start_wandb
+from pocketbert.errors import TrainingDiverged
+from pocketbert.training.tracking import NoTracker
+
+CHECK_EVERY = 10  # batches; reading a loss makes a GPU wait, so few are read
 
 
 class TrainingLog:
-    """The diary of one run: a line an epoch, the history for run.json, the best weights, when to stop.
-
-        for epoch in log.epochs():
-            for batch in log.progress(...): ...
-            log.add(epoch, scores(...))          # inside the loop over batches: log.batch(loss)
-        log.restore_best()
+    """epochs: at most so many    patience: stop after so many epochs without a better validation macro-F1
+    minutes: stop after this long, 0: no limit    tracker: see tracking.py
+    after_epoch(epoch, scores): called after each epoch; may raise to end the training (search.py)
     """
 
-    def __init__(self, model, args, after_epoch=None):
-        self.model, self.args, self.after_epoch = model, args, after_epoch
-        self.history, self.best, self.best_weights, self.since_best = [], -1.0, None, 0
+    def __init__(self, epochs, patience, minutes=0.0, tracker=None, after_epoch=None):
+        self.num_epochs = epochs
+        self.patience = patience
+        self.minutes = minutes
+        self.tracker = tracker or NoTracker()
+        self.after_epoch = after_epoch
         self.started = time.monotonic()
-        self.deadline = self.started + 60 * args.minutes if args.minutes else math.inf
-        self.out_of_time = False
-        self.tracker = start_wandb(args)
+        self.history = []
+        self.start_over()
+
+    def start_over(self, model=None, scores=None):
+        """Another training begins, with the same clock and history.
+
+        model, scores: what the weights of epoch 0 score, if they may be the best; None: they do not count.
+        """
+        self.epoch = 0
+        self.best = -1.0 if scores is None else scores["macro_f1"]
+        self.best_weights = None if scores is None else copy_weights(model)
+        self.epochs_since_best = 0
+
+    def out_of_time(self):
+        return self.minutes > 0 and time.monotonic() - self.started > 60 * self.minutes
 
     def epochs(self):
-        """1, 2, ... until --epochs, --patience or --minutes says stop."""
-        for epoch in range(1, self.args.epochs + 1):
+        """1, 2, ... until the number of epochs, the patience or the time is used up."""
+        for epoch in range(1, self.num_epochs + 1):
+            self.epoch = epoch
             yield epoch
-            if self.since_best >= self.args.patience:
-                print(f"stopped: no better validation macro-F1 for {self.args.patience} epochs")
+            if self.epochs_since_best >= self.patience:
+                print(f"stopped: no better validation macro-F1 for {self.patience} epochs")
                 return
-            if self.out_of_time:
-                print(f"stopped: --minutes {self.args.minutes:g} are over")
+            if self.out_of_time():
+                print(f"stopped: --minutes {self.minutes:g} are over")
                 return
 
-    def progress(self, training_batches, total):
-        """The batches with a progress bar; ends early when the time is up."""
+    def progress(self, groups, total):
+        """The groups of batches with a progress bar; ends early when the time is up."""
         self.losses = []
-        bar = tqdm(training_batches, total=total, disable=None, leave=False, unit="batch")
-        for batch in bar:
-            yield batch
-            if time.monotonic() > self.deadline:
-                self.out_of_time = True
+        for group in tqdm(groups, total=total, disable=None, leave=False, unit="step"):
+            yield group
+            if self.out_of_time():
                 break
+        self.check_loss()
 
     def batch(self, loss):
-        self.losses.append(loss.item())
-        if self.tracker and len(self.losses) % 10 == 1:
-            self.tracker.log({"train/loss": self.losses[-1]})
+        """Note the loss of a batch. Every tenth is read; one that is not finite ends the training."""
+        self.losses.append(loss.detach())
+        if len(self.losses) % CHECK_EVERY == 1:
+            self.tracker.log({"train/loss": self.check_loss()})
 
-    def add(self, epoch, scores, counts=True):
-        """Record an epoch: print it, keep the weights if they are the best so far and count (prune.py)."""
-        row = {"epoch": epoch, "loss": float(np.mean(self.losses)), **scores,
+    def check_loss(self):
+        loss = self.losses[-1].item()
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss is {loss} at batch {len(self.losses)} of epoch {self.epoch}: "
+                                   "lower --lr, or train without --bf16")
+        return loss
+
+    def end_epoch(self, model, scores, counts=True):
+        """Print and keep an epoch; copy the weights if they are the best so far.
+
+        counts=False: they cannot be the best, whatever they score (not yet as sparse as asked for, prune.py).
+        """
+        row = {"epoch": self.epoch, "loss": torch.stack(self.losses).double().mean().item(), **scores,
                "seconds": round(time.monotonic() - self.started, 1)}
         self.history.append(row)
         better = counts and scores["macro_f1"] > self.best
-        print(f"epoch {epoch}/{self.args.epochs} | loss {row['loss']:.4f} | validation macro-F1 "
+        print(f"epoch {self.epoch}/{self.num_epochs} | loss {row['loss']:.4f} | validation macro-F1 "
               f"{scores['macro_f1']:.4f} accuracy {scores['accuracy']:.4f} | {row['seconds']:.0f} s"
               + (" *" if better else ""), flush=True)
         if better:
-            self.best, self.since_best = scores["macro_f1"], 0
-            self.best_weights = copy_weights(self.model)
+            self.best = scores["macro_f1"]
+            self.best_weights = copy_weights(model)
+            self.epochs_since_best = 0
         elif counts:
-            self.since_best += 1
-        if self.tracker:
-            self.tracker.log({"epoch": epoch, **{f"validation/{k}": v for k, v in scores.items()}})
+            self.epochs_since_best += 1
+        self.tracker.log({"epoch": self.epoch, **{f"validation/{name}": value for name, value in scores.items()}})
         if self.after_epoch:
-            self.after_epoch(epoch, scores)
+            self.after_epoch(self.epoch, scores)
 
-    def start_over(self, model, scores=None):
-        """From now on `model` is in training; as it stands it scores `scores` (None: does not count)."""
-        self.model, self.best, self.since_best = model, scores["macro_f1"] if scores else -1.0, 0
-        self.best_weights = copy_weights(model) if scores else None
-
-    def restore_best(self):
+    def restore_best(self, model):
+        """Load the best weights into the model, in place."""
         if self.best_weights:
-            self.model.load_state_dict(self.best_weights)
-        self.model.eval()
-
-    def finish(self, logits=None, labels=None, label_names=None):
-        """Close the tracker, with the validation confusion matrix."""
-        if not self.tracker:
-            return
-        import wandb
-        if logits is not None:
-            self.tracker.log({"validation/confusion_matrix": wandb.plot.confusion_matrix(
-                y_true=list(map(int, labels)), preds=logits.argmax(-1).tolist(), class_names=label_names)})
-        self.tracker.finish()
+            model.load_state_dict(self.best_weights)
+        model.eval()
 
 
 def copy_weights(model):
+    """A copy of the state dict, on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -1,60 +1,64 @@
-"""AdamW with warm-up and linear decay."""
+"""What AdamW needs to fine-tune: parameter groups, a schedule, dropout and frozen layers.
+
+The optimizer and the scheduler are torch's own objects, made in the scripts:
+
+    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=0.01), lr=1e-4, fused=True)
+    scheduler = warmup_then_decay(optimizer, num_steps=1000, warmup=0.1)
+"""
 
 import math
 
 import torch
 
-
-def prepare_for_training(model, args):
-    """Apply --dropout and --freeze."""
-    if model.config.stored_formats:
-        raise ValueError("a quantized model cannot be trained: train its fp32 parent")
-    if args.dropout is not None:
-        for module in model.modules():
-            if hasattr(module, "dropout"):
-                module.dropout = args.dropout
-        model.config.hidden_dropout = model.config.attention_dropout = model.config.classifier_dropout = args.dropout
-    if args.freeze > len(model.layers):
-        raise ValueError(f"--freeze {args.freeze}: the model has {len(model.layers)} layers")
-    if args.freeze:
-        for part in (model.embeddings, *model.layers[:args.freeze]):
-            part.requires_grad_(False)
+from pocketbert.errors import UserError
 
 
-class Optimizer:
-    """AdamW with warm-up, linear decay, clipping and accumulation behind one `step(loss)`.
+def parameter_groups(model, weight_decay):
+    """Two groups for the optimizer: matrices are decayed, biases and LayerNorms (all vectors) are not.
 
-        lr(t) = peak * min(t / warmup_steps, (steps + 1 - t) / (steps - warmup_steps)),    t = 1 ... steps
-
-    Biases and LayerNorms (all vectors) are not decayed. `step` is called once a batch, after loss.backward();
-    it averages the gradients of `accumulate` batches, clips their global norm and moves the weights.
+    Frozen parameters are in neither, so the optimizer holds no state for them.
     """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [{"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0}]
 
-    def __init__(self, model, args, num_batches):
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.accumulate, self.max_grad_norm = args.accumulate, args.max_grad_norm
-        self.trained, self.num_batches, self.batch, self.pending = trained, num_batches, 0, 0
-        groups = [{"params": [p for p in trained if p.dim() > 1], "weight_decay": args.weight_decay},
-                  {"params": [p for p in trained if p.dim() == 1], "weight_decay": 0.0}]
-        fused = trained[0].device.type in ("cpu", "cuda")
-        self.adamw = torch.optim.AdamW(groups, lr=args.lr, fused=fused)
-        steps = max(1, math.ceil(num_batches / args.accumulate))
-        warmup = round(args.warmup * steps)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda t: min(
-            (t + 1) / max(1, warmup), max(0, steps - t) / max(1, steps - warmup)))
 
-    def step(self, loss):
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at batch {self.batch + 1}: lower --lr "
-                                     f"(now {self.schedule.get_last_lr()[0]:.2g}) or train without --bf16")
-        self.batch, self.pending = self.batch + 1, self.pending + 1
-        if self.pending < self.accumulate and self.batch < self.num_batches:
-            return
-        if self.pending > 1:
-            torch._foreach_div_([p.grad for p in self.trained if p.grad is not None], self.pending)
-        if self.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm)
-        self.adamw.step()
-        self.schedule.step()
-        self.adamw.zero_grad()
-        self.pending = 0
+def warmup_then_decay(optimizer, num_steps, warmup):
+    """A scheduler: the learning rate rises linearly to its peak and falls linearly to zero.
+
+        lr(t) = peak * min(t / warmup_steps, (num_steps + 1 - t) / (num_steps - warmup_steps)),    t = 1 ... num_steps
+
+    warmup: share of the steps until the peak, 0 to 1.
+    """
+    num_steps = max(1, num_steps)
+    warmup_steps = round(warmup * num_steps)
+
+    def factor(t):  # counts from 0
+        rise = (t + 1) / max(1, warmup_steps)
+        fall = max(0, num_steps - t) / max(1, num_steps - warmup_steps)
+        return min(rise, fall)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def steps_per_epoch(num_texts, batch_size, accumulate):
+    """How many steps the optimizer makes in an epoch: ceil(ceil(texts / batch size) / accumulated batches)."""
+    return math.ceil(math.ceil(num_texts / batch_size) / accumulate)
+
+
+def set_dropout(model, dropout):
+    """Replace every dropout rate of the model, in place. None: leave them as they are."""
+    if dropout is None:
+        return
+    for module in model.modules():
+        if hasattr(module, "dropout"):
+            module.dropout = dropout
+    model.config.hidden_dropout = model.config.attention_dropout = model.config.classifier_dropout = dropout
+
+
+def freeze_layers(model, num_layers):
+    """Train neither the embeddings nor the first `num_layers` layers. 0: train everything."""
+    if num_layers > len(model.layers):
+        raise UserError(f"--freeze {num_layers}: the model has {len(model.layers)} layers")
+    if num_layers:
+        for part in (model.embeddings, *model.layers[:num_layers]):
+            part.requires_grad_(False)

@@ -1,0 +1,13 @@
+"""The user's mistakes, told apart from ours."""
+
+
+class UserError(ValueError):
+    """What the user asked for cannot be done. The message is one line: what is wrong, its value, what to do next.
+
+    `cli.run_script` prints it without a traceback. Every other ValueError is a programming error and keeps its
+    traceback, because the reader changes this code.
+    """
+
+
+class TrainingDiverged(UserError):
+    """The loss is no longer finite."""
