@@ -1,0 +1,17 @@
+"""What the scripts at the top level share. Each folder belongs to one script:
+
+    training/       train.py        the optimizer's groups and schedule, the log of a training, trackers
+    pruning/        prune.py        importance, choice, cost, reconstruction, vocabulary, single weights
+    quantization/   quantize.py     the stored formats and the arithmetic behind each, export to graph runtimes
+    distillation/   distill.py      losses, several teachers, the cache of their logits, augmentation
+    evaluation/     evaluate.py     scores and their intervals, times, tables, pictures, cascades
+    models/         model_utils.py  the networks, the model folder, recipes, hooks
+    data/           data_utils.py   datasets, labels, splits, tables, tokenizers, batches
+
+    cli.py flags    errors.py the user's mistakes    files.py atomic writes    hardware.py the card and the clock
+    hub.py one file of the Hub    provenance.py run.json
+
+Who imports whom is one dict in tests/test_house.py: these files import each other only, data/ imports them, models/
+imports data/, the folders of the verbs import models/, and training/ imports quantization/ too. Nothing here imports a
+script.
+"""

@@ -2,13 +2,15 @@
 
 import os
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants the Hub protocol talks to tests/hub_server.py
+
 import pytest
 import torch
 
 from pocketbert.data.tokenizer import train_wordpiece
+from script_runs import mine  # noqa: F401  (a fixture)
 from small_models import TEXTS
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants the Hub protocol talks to tests/hub_server.py
 
 @pytest.fixture(scope="session")
 def tokenizer():

@@ -23,7 +23,7 @@ MAY_IMPORT = {  # folder of pocketbert -> the folders that it may import; "root"
     "evaluation": BELOW,
     "training": BELOW | {"quantization"},
 }
-LONG = {"main", "parse_args", "batch_flags"}  # may be long if they read as a list
+MAY_BE_LONG = {"main", "parse_args"}  # a numbered story, a list of flags
 TOP_LEVEL = [*DOORS, *SCRIPTS]
 MODULES = sorted([*TOP_LEVEL, *(".".join(path.relative_to(ROOT).with_suffix("").parts)
                                 for path in ROOT.glob("pocketbert/**/*.py"))])
@@ -86,7 +86,21 @@ def test_importing_everything_prints_nothing_writes_nothing_and_asks_no_server(t
     assert not list(tmp_path.iterdir())
 
 
-HELPS = [[script] for script in SCRIPTS] + [["evaluate", "predict"]]
+@pytest.mark.parametrize("module", MODULES)
+def test_no_function_is_longer_than_fifty_lines(module):
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions(module) if f.end_lineno - f.lineno >= 50}
+    assert not {name: lines for name, lines in long.items()
+                if name.removesuffix("_weights").removesuffix("_cluster") not in MAY_BE_LONG}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_function_below_main_takes_the_parsed_arguments(module):
+    takers = [f.name for f in functions(module) if "args" in [a.arg for a in f.args.args + f.args.kwonlyargs]]
+    assert not takers
+
+
+HELPS = [[script] for script in SCRIPTS] + [["evaluate", "predict"], ["evaluate", "cascade"], ["prune", "weights"],
+                                            ["quantize", "cluster"], ["quantize", "export"]]
 
 
 @pytest.fixture(params=HELPS, ids=" ".join)
