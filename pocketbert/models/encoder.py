@@ -137,7 +137,9 @@ class Encoder(nn.Module):
 
     def layer_queries(self, i, x):
         """The rows of x (B, T, hidden) that layer i computes an output for: (B, Q, hidden), see config.num_queries."""
-        return x[:, :self.config.num_queries(i, x.shape[1])]
+        num_queries = self.config.num_queries(i, x.shape[1])
+        # A slice of everything would be a node of the exported graph, and ONNX Runtime would not fuse the attention.
+        return x if num_queries == x.shape[1] else x[:, :num_queries]
 
     def forward(self, input_ids, attention_mask=None, head_mask=None, ffn_mask=None, all_tokens=False):
         """Token ids (B, T) -> logits (B, num_labels).
