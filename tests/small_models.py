@@ -34,7 +34,7 @@ def random_model(seed=0, std=0.3, **options):
 
 
 def quantized(model, plan="embeddings=int8,encoder=int8", texts=(), **options):
-    """The model with its matrices in the forms of a plan, as quantize.py makes it."""
+    """The model with its matrices in the formats of a plan, as quantize.py makes it."""
     engine = pick_engine()
     use_engine(engine)
     args = argparse.Namespace(**{"group_size": 8, "clusters": 16, "init": "linear"} | options)

@@ -151,7 +151,7 @@ def test_activation_scale_is_shared_by_the_batch_and_the_flip_counter_sees_it(mo
     assert quantize.batch_mate_flips(None, ids[:3], 16, 0) == (1, pytest.approx(0.8))
 
 
-# The plan, and every form from the command line ----------------------------------------------------------
+# The plan, and every format from the command line ----------------------------------------------------------
 
 PLANS = ["embeddings=fp16,encoder=bf16,head=fp16", "embeddings=int8-weights,encoder=int8-weights",
          "embeddings=int4,encoder=int8", "embeddings=int4,encoder=gptq,head=int8-weights", "embeddings=nf4,encoder=nf4",
@@ -190,7 +190,7 @@ def test_every_plan_of_every_kind_of_model_loads_and_is_evaluated(kind, plan, te
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_every_form_gives_the_same_bits_after_loading(plan, tmp_path, tokenizer, padded_batch):
+def test_every_format_gives_the_same_bits_after_loading(plan, tmp_path, tokenizer, padded_batch):
     texts = list(batches([[2, 7, 9, 3], [2, 30, 3], [2, 8, 41, 6, 3]] * 8, None, 6, 0))
     model = quantized(random_model(), plan, texts)
     before = model(*padded_batch)
@@ -199,9 +199,9 @@ def test_every_form_gives_the_same_bits_after_loading(plan, tmp_path, tokenizer,
 
 
 def test_later_parts_of_a_plan_overrule_earlier_ones():
-    forms = parse_plan("encoder=int8,layers.1=int4,layers.1.ffn.up=fp32", random_model())
-    assert forms["layers.0.ffn.up"] == "int8" and forms["layers.1.ffn.down"] == "int4"
-    assert "layers.1.ffn.up" not in forms and not any(name.startswith(("head", "embeddings")) for name in forms)
+    formats = parse_plan("encoder=int8,layers.1=int4,layers.1.ffn.up=fp32", random_model())
+    assert formats["layers.0.ffn.up"] == "int8" and formats["layers.1.ffn.down"] == "int4"
+    assert "layers.1.ffn.up" not in formats and not any(name.startswith(("head", "embeddings")) for name in formats)
 
 
 @pytest.mark.parametrize("plan, message", [("encoder=int3", "int3"), ("decoder=int8", "'decoder' names no matrix"),
@@ -212,7 +212,7 @@ def test_impossible_plan_is_a_one_line_error(plan, message):
     assert "\n" not in str(error.value)
 
 
-def test_sensitivity_ranks_the_coarser_form_first_and_leaves_the_model_as_it_was():
+def test_sensitivity_ranks_the_coarser_format_first_and_leaves_the_model_as_it_was():
     model, args = random_model(), argparse.Namespace(group_size=8, clusters=2, init="linear")
     before = [id(module) for module in model.modules()]
     stored = store_all(model, {"layers.0.ffn.up": "fp16", "layers.1.ffn.up": "clusters"}, args)
@@ -270,15 +270,15 @@ def test_fine_tuned_centroids_are_written_and_pruned_weights_stay_zero(teacher, 
     assert len(run["quantization"]["history"]) == 2
 
 
-@pytest.mark.parametrize("form", GRAPH_FILES)
-def test_exported_folder_is_a_model_folder_like_any_other(form, teacher, tmp_path, capsys):
+@pytest.mark.parametrize("format_name", GRAPH_FILES)
+def test_exported_folder_is_a_model_folder_like_any_other(format_name, teacher, tmp_path, capsys):
     folder, data = teacher
-    out = str(tmp_path / form)
-    quantize.main(["--model", folder, "--out", out, "--data", data, "--method", form, "--batch-size", "1"])  # unpadded
+    out = str(tmp_path / format_name)
+    quantize.main(["--model", folder, "--out", out, "--data", data, "--method", format_name, "--batch-size", "1"])
     model, tokenizer = load_model(out)
     parent, _ = load_model(folder)
     ids = torch.tensor(tokenizer(["a good day"], 20))
-    torch.testing.assert_close(model(ids), parent(ids), atol=3 if "int8" in form else 1e-4, rtol=0)
+    torch.testing.assert_close(model(ids), parent(ids), atol=3 if "int8" in format_name else 1e-4, rtol=0)
     assert count_parameters(model) == count_parameters(parent)
     evaluate.main([folder, out, "--data", data, "--timed", "2", "--bootstrap", "20", "--out", str(tmp_path / "r")])
     evaluate.main(["predict", "--model", out, "a good day"])

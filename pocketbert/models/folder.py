@@ -86,8 +86,8 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
     hf = read_json(config_path)
     kind = RecurrentConfig if str(hf.get("model_type")).startswith("pocketbert-") else EncoderConfig
     config = kind.from_hf(hf, source=f"{name}/config.json")
-    if form := hf.get("runtime"):
-        model = resolve_name("pocketbert.quantization.graph:open_runtime")(config_path.parent, form, config)
+    if runtime := hf.get("runtime"):
+        model = resolve_name("pocketbert.quantization.graph:open_runtime")(config_path.parent, runtime, config)
         model.num_parameters = hf.get("num_parameters", 0)
         return model, load_tokenizer(find, config.hf, name=name)
     tensors, fresh, leftover = {}, {}, []
@@ -120,7 +120,7 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
               f"{list_names(label_names)}")
     try:
         model.load_state_dict(tensors, strict=True, assign=True)
-    except ValueError as error:  # a stored form that checks its own numbers
+    except ValueError as error:  # a stored format that checks its own numbers
         raise UserError(f"{name}: {error}") from None
     tokenizer = load_tokenizer(repository(tokenizer_name) if tokenizer_name else find, config.hf,
                                cleaning=cleaning, name=name)
@@ -169,7 +169,7 @@ def save_model(model, tokenizer, folder, run, graph=None):
 
     A process killed at any moment leaves the old folder or the new one, never a mixture.
     run: the dictionary for run.json (see train_utils.provenance).
-    graph: (form, folder) of an exported graph (see runtimes.py), which then stands in for model.safetensors.
+    graph: (format, folder) of an exported graph (quantization/graph.py), which replaces model.safetensors.
     """
     folder = Path(folder)
     check_out(folder)
@@ -180,10 +180,11 @@ def save_model(model, tokenizer, folder, run, graph=None):
     staging.mkdir()
     config = model.config.to_hf() | {"text_cleaning": tokenizer.cleaning}
     if graph:
-        form, source = graph
+        graph_format, source = graph
         config |= {"model_type": "pocketbert", "base_model_type": config.get("base_model_type", config["model_type"]),
-                   "architectures": ["PocketBertGraph"], "runtime": form, "num_parameters": count_parameters(model)}
-        for name in resolve_name("pocketbert.quantization.graph:graph_files")(form):
+                   "architectures": ["PocketBertGraph"], "runtime": graph_format,
+                   "num_parameters": count_parameters(model)}
+        for name in resolve_name("pocketbert.quantization.graph:graph_files")(graph_format):
             shutil.copyfile(Path(source) / name, staging / name)
             fsync(staging / name)
     else:

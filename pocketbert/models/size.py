@@ -15,9 +15,9 @@ def file_bytes(folder):
 
 
 def count_parameters(model):
-    """How many numbers the model multiplies or adds with, whatever form they are stored in.
+    """How many numbers the model multiplies or adds with, whatever format they are stored in.
 
-    Scales, code books and bitmaps are the cost of a form, not parameters, so a quantized matrix counts what its float
+    Scales, code books and bitmaps are the cost of a format, not parameters, so a quantized matrix counts what its float
     parent counts (`num_weights`), and a sparse one its non-zeros. This number says nothing about bytes: sizes are read
     from files.
     """

@@ -15,8 +15,8 @@ class SparseLinear(StoredMatrix):
 
         bytes = n / 8 + 4 * values, against 4 n dense:    13 % at a sparsity of 0.9, no gain below 1/32
 
-    Only +0.0, all bits zero, is left out: -0.0, denormals and NaN are stored as values, so that unpacking gives
-    the same bits. Both sizes are known only with the number of values: the form is "sparse_linear:NUMBER".
+    Only +0.0 (all bits zero) is left out: -0.0 and denormals are stored as values, so that unpacking gives the same
+    bits. The sizes follow from the number of values, which the format carries: "sparse_linear:NUMBER".
     """
 
     kind = "sparse_linear"
@@ -45,7 +45,10 @@ class SparseLinear(StoredMatrix):
 
 
 def to_dense(model, quiet=False):
-    """The model with plain nn.Linear matrices, zeros and all, for what wants floats: training, export, cutting."""
+    """The model with plain nn.Linear matrices in place of sparse ones: for training, export and slicing.
+
+    quiet: do not print that the zeros are no longer protected.
+    """
     if not isinstance(model, nn.Module):
         raise UserError("this is an exported graph, which can only be run: take the model that it was made from")
     sparse = [name for name, module in model.named_modules() if isinstance(module, SparseLinear)]

@@ -1,4 +1,8 @@
-"""Matrices in fewer bytes: what all stored formats share."""
+"""Matrices in fewer bytes: what all stored formats share.
+
+A stored format replaces the float weight of an nn.Linear or nn.Embedding by smaller tensors. FORMATS lists them; each
+is a class with a `kind`, an `empty_like` that makes the tensors to load into, and a `dequantize` that gives the floats.
+"""
 
 import math
 from pkgutil import resolve_name
@@ -11,7 +15,7 @@ from pocketbert.errors import UserError
 
 
 def pack_bits(bits):
-    """A bool vector (n,) -> uint8 (ceil(n / 8),): bit b of byte i is element 8 i + b; spare bits are 0."""
+    """A bool vector (n,) -> uint8 (ceil(n / 8),): bit b of byte i is element 8 i + b; unused bits are 0."""
     padded = F.pad(bits.byte(), (0, -len(bits) % 8)).view(-1, 8)
     return (padded << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(dim=1, dtype=torch.uint8)
 
@@ -25,11 +29,15 @@ def pack_codes(codes, bits):
 
 
 def unpack_codes(packed, bits, count):
-    """The other way round: uint8 (ceil(count * bits / 8),) -> uint8 (count,); an error if it cannot be that."""
+    """The inverse of pack_codes: uint8 (ceil(count * bits / 8),) -> uint8 (count,).
+
+    A wrong number of bytes, or a bit set behind the last code, is an error: the tensor is damaged.
+    """
     if len(packed) != math.ceil(count * bits / 8):
         raise UserError(f"damaged: {count} codes of {bits} bits take {math.ceil(count * bits / 8)} bytes, "
                          f"there are {len(packed)}")
-    piece = bits if 8 % bits == 0 else 1  # whole codes where a byte holds whole ones: ten times faster than bits
+    # 1, 2, 4 and 8 bits fill a byte evenly and are unpacked code by code, ten times faster than bit by bit.
+    piece = bits if 8 % bits == 0 else 1
     shifts = torch.arange(0, 8, piece, dtype=torch.uint8, device=packed.device)
     pieces = ((packed[:, None] >> shifts) & (2 ** piece - 1)).flatten()
     if pieces[count * bits // piece:].any():
@@ -40,36 +48,40 @@ def unpack_codes(packed, bits, count):
 
 
 def finite(weight):
+    """The weight itself; an error if it holds a NaN or an infinity."""
     if not weight.isfinite().all():
-        raise UserError("the weights are not finite (NaN or infinite): damaged, or too large for their form")
+        raise UserError("the weights are not finite (NaN or infinite): damaged, or too large for their format")
     return weight
 
 
 def lookup(book, codes):
-    """book[codes], which is several times slower: uint8 would be taken for a mask."""
+    """book[codes] for codes uint8 (...). index_select is several times faster, and book[uint8] would be a mask."""
     return book.index_select(0, codes.flatten().int()).view(codes.shape)
 
 
 class StoredMatrix(nn.Module):
     """A float matrix (rows, columns) in fewer bytes, in the place of an nn.Linear or an nn.Embedding.
 
-    The dense matrix is decoded once, at the first call, and kept beside the bytes: the file is small, memory and time
-    are those of the float layer. A linear layer's bias stays fp32.
-    module: what stands there now, for its shape and bias    numbers: those of the form, "kind:number:number"
+    The dense matrix is decoded at the first call and kept: the file is small, but memory and time are those of the
+    float layer. A linear layer's bias stays fp32.
+    module: the float layer that is replaced, for its shape and bias
+    numbers: the parameters of the format, those in "kind:number:number"
 
-    A subclass has a `kind`, buffers, `dequantize()`, which checks what it reads, and `from_float` or `from_codes`.
+    A subclass has a `kind`, buffers, a `dequantize()` that checks what it reads, and `from_float` or `from_codes`.
     """
 
     def __init__(self, module, *numbers):
         super().__init__()
         rows, columns = module.weight.shape
-        self.shape, self.numbers, self.dense = (rows, columns), numbers, None
-        self.table = isinstance(module, nn.Embedding) or getattr(module, "table", False)
+        self.shape = (rows, columns)
+        self.numbers = numbers
+        self.dense = None
+        self.is_embedding = isinstance(module, nn.Embedding) or getattr(module, "is_embedding", False)
         bias = getattr(module, "bias", None)
         self.register_buffer("bias", None if bias is None else torch.zeros(rows, device=module.weight.device))
 
     def add_buffers(self, device, **shapes):
-        """Empty ones, to load into: name=(shape, dtype)."""
+        """Register zeros to load into: name=(shape, dtype)."""
         for name, (shape, dtype) in shapes.items():
             self.register_buffer(name, torch.zeros(shape, dtype=dtype, device=device))
 
@@ -90,8 +102,8 @@ class StoredMatrix(nn.Module):
         return layer
 
     @property
-    def form(self):
-        """As config.json has it: "groups:4:64"."""
+    def format(self):
+        """The format as config.json names it: "groups:4:64"."""
         return ":".join(map(str, (self.kind, *self.numbers)))
 
     @property
@@ -100,7 +112,7 @@ class StoredMatrix(nn.Module):
 
     @property
     def bits_per_weight(self):
-        """What the file spends on a weight, the form's own scales and code books included, the bias not."""
+        """Bits in the file for each weight, with scales and code books, without the bias."""
         stored = sum(b.numel() * b.element_size() for name, b in self.named_buffers() if name != "bias")
         return 8 * stored / math.prod(self.shape)
 
@@ -110,13 +122,14 @@ class StoredMatrix(nn.Module):
             # requires_grad, and a tensor made in inference mode could not take part in a later backward pass.
             with torch.inference_mode(False):
                 self.dense = self.dequantize().requires_grad_()
-        return F.embedding(x, self.dense) if self.table else F.linear(x, self.dense, self.bias)
+        return F.embedding(x, self.dense) if self.is_embedding else F.linear(x, self.dense, self.bias)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):  # a damaged file shows when it is opened
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Decode once after loading, so that a damaged file is an error when it is opened."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.dense = None
         if any(buffer.is_meta for buffer in self.buffers()):
-            return  # something is missing; load_state_dict names it
+            return  # a tensor is missing; load_state_dict names it
         try:
             self.dequantize()
         except ValueError as error:
@@ -126,7 +139,7 @@ class StoredMatrix(nn.Module):
         return self.__dict__ | {"dense": None}
 
 
-# The stored formats: kind -> its class, imported when a folder needs it. To add a format, add a line here.
+# kind -> class, imported when a folder needs it. To add a format, add a line here.
 FORMATS = {
     "int8_linear": "pocketbert.quantization.int8:Int8Linear",
     "int8_embedding": "pocketbert.quantization.int8:Int8Embedding",
@@ -146,12 +159,14 @@ def format_class(kind):
 
 
 def to_float(module):
-    """The nn.Linear or nn.Embedding with the numbers that this form stands for."""
-    weight, bias = module.dequantize(), getattr(module, "bias", None)
-    if getattr(module, "table", False):
+    """An nn.Linear or nn.Embedding with the decoded weights of a stored matrix."""
+    weight = module.dequantize()
+    bias = getattr(module, "bias", None)
+    if getattr(module, "is_embedding", False):
         return nn.Embedding.from_pretrained(weight, freeze=False)
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias.clone())
+    linear.weight = nn.Parameter(weight)
+    linear.bias = None if bias is None else nn.Parameter(bias.clone())
     return linear
 
 
@@ -161,27 +176,28 @@ def replace_module(model, name, module):
     setattr(model.get_submodule(parent), child, module)
 
 
-def replace_stored_modules(model, stored_forms, source):
-    """Swap the named float modules of a model for empty modules of their stored forms, ready to load into.
+def replace_stored_modules(model, stored_formats, source):
+    """Replace the named float modules of a model by empty modules of their stored formats, to load into.
 
-    A form may carry the numbers that its `empty_like` wants: "sparse_linear:12345".
+    stored_formats: {module name: format}, where a format is a kind and the numbers that its class takes, as in
+    "groups:4:64"    source: the file that says so, for error messages
     """
-    for name, form in stored_forms.items():
-        form, *numbers = str(form).split(":")
-        if form not in FORMATS:
-            raise UserError(f"{source}: {name} is stored as {form!r}, which this version does not know "
-                             f"(it knows {', '.join(FORMATS)})")
+    for name, format_name in stored_formats.items():
+        kind, *numbers = str(format_name).split(":")
+        if kind not in FORMATS:
+            raise UserError(f"{source}: {name} is stored as {kind!r}, which this version does not know "
+                            f"(it knows {', '.join(FORMATS)})")
         try:
             module = model.get_submodule(name)
-            replace_module(model, name, format_class(form).empty_like(module, *map(int, numbers)))
+            replace_module(model, name, format_class(kind).empty_like(module, *map(int, numbers)))
         except (AttributeError, TypeError, ValueError, RuntimeError):
-            raise UserError(f"{source}: stored_forms gives {name!r} the form {form}, which does not fit "
-                             "this model") from None
+            raise UserError(f"{source}: stored_forms gives {name!r} the format {format_name}, which does not fit "
+                            "this model") from None
 
 
 def word_vectors(model):
-    """The word vectors (V, d) of a model in floats, in whatever form they are stored."""
+    """The word vectors (V, d) of a model as floats, whatever format they are stored in."""
     if not hasattr(model, "embeddings"):
-        raise UserError("an exported graph has no word table to read: name the folder that it was exported from")
+        raise UserError("an exported graph has no word vectors to read: name the folder that it was exported from")
     word = model.embeddings.word
     return word.weight.detach() if isinstance(word, torch.nn.Embedding) else word.dequantize()

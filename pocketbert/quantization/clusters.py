@@ -116,7 +116,7 @@ class ClusteredWeights(nn.Module):
 
     def __init__(self, module, codebook, indices):
         super().__init__()
-        self.table, self.bias = isinstance(module, nn.Embedding), getattr(module, "bias", None)
+        self.is_embedding, self.bias = isinstance(module, nn.Embedding), getattr(module, "bias", None)
         trained = getattr(getattr(module, "weight", None), "requires_grad", True)  # --freeze holds for clusters too
         self.codebook = nn.Parameter(codebook.clone(), requires_grad=trained)
         self.register_buffer("indices", indices)
@@ -127,7 +127,7 @@ class ClusteredWeights(nn.Module):
         return gather_codebook(self.codebook * self.free, self.indices)
 
     def forward(self, x):
-        if self.table:  # only the rows that are looked up
+        if self.is_embedding:  # only the rows that are looked up
             return gather_codebook(self.codebook * self.free, self.indices[x])
         return F.linear(x, self.weight, self.bias)
 

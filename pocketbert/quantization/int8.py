@@ -71,7 +71,7 @@ class Int8Linear(nn.Module):
     The kernels want the weights packed for one engine; packing happens on the first call and is not stored.
     """
 
-    kind = form = "int8_linear"
+    kind = format = "int8_linear"
 
     def __init__(self, in_features, out_features, device=None):
         super().__init__()
@@ -129,8 +129,8 @@ class Int8Embedding(nn.Module):
     turned into floats.
     """
 
-    kind = form = "int8_embedding"
-    table = True
+    kind = format = "int8_embedding"
+    is_embedding = True
 
     def __init__(self, num_rows, width, device=None):
         super().__init__()

@@ -95,7 +95,7 @@ def with_stored(model, stored, engine):
     smaller = copy.deepcopy(model).eval()
     for name, module in stored.items():
         replace_module(smaller, name, module)
-        smaller.config.stored_formats[name] = module.form
+        smaller.config.stored_formats[name] = module.format
     if any(isinstance(module, (Int8Linear, Int8Embedding)) for module in stored.values()):
         smaller.config.int8_engine = engine
     return smaller

@@ -342,7 +342,7 @@ def test_rigls_fraction_is_a_cosine():
     assert [cosine_fraction(t, 100, 0.3) for t in (0, 50, 100, 200)] == pytest.approx([0.3, 0.15, 0, 0])
 
 
-# --- the stored form -------------------------------------------------------------------------------------
+# --- the stored format -------------------------------------------------------------------------------------
 
 def sparse_linear(rows=7, columns=13, share=0.6, seed=0):
     torch.manual_seed(seed)
@@ -475,11 +475,11 @@ def test_loading_new_numbers_forgets_the_rebuilt_matrix():
     assert torch.equal(one(x), two(x))
 
 
-@pytest.mark.parametrize("form", ["sparse_linear", "sparse_linear:many", "sparse_linear:-3", "int8_linear:7"])
-def test_malformed_form_is_a_one_line_error(form, tmp_path, tokenizer):
+@pytest.mark.parametrize("format_name", ["sparse_linear", "sparse_linear:many", "sparse_linear:-3", "int8_linear:7"])
+def test_malformed_format_is_a_one_line_error(format_name, tmp_path, tokenizer):
     save_model(store_sparse(sparse_model()), tokenizer, tmp_path / "m", run={})
     config = json.loads((tmp_path / "m" / "config.json").read_text())
-    config["stored_forms"]["layers.0.ffn.up"] = form
+    config["stored_forms"]["layers.0.ffn.up"] = format_name
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"layers\.0\.ffn\.up") as error:
         load_model(tmp_path / "m")

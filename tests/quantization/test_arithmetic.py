@@ -118,7 +118,7 @@ def correlated(columns, samples=2000, seed=0):
 def test_gptq_beats_rounding_where_inputs_are_correlated(bits, group_size, columns):
     module, (_, H) = linear(weights(24, columns)), correlated(columns)
     rounded, compensated = (store_groups(module, bits, group_size, h) for h in (None, H))
-    assert compensated.form == rounded.form
+    assert compensated.format == rounded.format
     errors = [layer_error(module.weight, layer.dequantize(), H) for layer in (compensated, rounded)]
     assert errors[0] < 0.5 * errors[1]
 
@@ -386,4 +386,4 @@ def test_store_clusters_is_kmeans_and_nothing_else():
     weight = weights()
     codebook, indices = kmeans(weight, 16, "density")
     layer = store_clusters(linear(weight), 16, "density")
-    assert torch.equal(layer.dequantize(), codebook[indices.long()]) and layer.form.startswith("clusters:16:")
+    assert torch.equal(layer.dequantize(), codebook[indices.long()]) and layer.format.startswith("clusters:16:")

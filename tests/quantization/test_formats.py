@@ -1,4 +1,4 @@
-"""The stored forms: exact packing, bitsandbytes' NF4, the same bits from the file, damage that is named."""
+"""The stored formats: exact packing, bitsandbytes' NF4, the same bits from the file, damage that is named."""
 
 import copy
 import math
@@ -184,18 +184,18 @@ def test_nf4_error_is_at_most_half_the_widest_gap_of_its_code_and_zeros_stay_zer
     assert not layer.dequantize()[3].any()
 
 
-# --- every form ------------------------------------------------------------------------------------------
+# --- every format ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("rows, columns", SHAPES)
 @pytest.mark.parametrize("is_table", [False, True], ids=["linear", "table"])
-def test_state_dict_and_form_string_rebuild_the_same_bits_in_a_shell(make, rows, columns, is_table):
+def test_state_dict_and_format_string_rebuild_the_same_bits_in_a_shell(make, rows, columns, is_table):
     module = table(rows, columns) if is_table else linear(rows, columns)
     layer = make(module)
-    kind, *numbers = layer.form.split(":")
+    kind, *numbers = layer.format.split(":")
     with torch.device("meta"):
         shell = nn.Sequential(type(module)(*(module.weight.shape if is_table else (columns, rows))))
-        replace_stored_modules(shell, {"0": layer.form}, "here")
-    assert type(shell[0]) is type(layer) is format_class(kind) and shell[0].form == layer.form
+        replace_stored_modules(shell, {"0": layer.format}, "here")
+    assert type(shell[0]) is type(layer) is format_class(kind) and shell[0].format == layer.format
     tensors = nn.Sequential(layer).state_dict()
     for name, tensor in shell.state_dict().items():
         assert (tensor.shape, tensor.dtype, tensor.is_meta) == (tensors[name].shape, tensors[name].dtype, True)
@@ -239,7 +239,7 @@ def test_layer_that_has_run_can_be_copied_and_pickled_and_its_cache_stays_behind
     with torch.inference_mode():
         expected = layer(x).clone()
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert twin.dense is None and torch.equal(twin(x), expected) and twin.form == layer.form
+        assert twin.dense is None and torch.equal(twin(x), expected) and twin.format == layer.format
     assert "dense" not in layer.state_dict() and not list(layer.parameters())
     x.requires_grad_()  # a cache from inference mode takes part in a later backward pass
     gradient, = torch.autograd.grad(layer(x).sum(), x)
@@ -254,18 +254,18 @@ def test_loading_new_numbers_forgets_the_decoded_matrix():
     assert torch.equal(one(x), two(x))
 
 
-def test_form_counts_its_weights_and_a_sparse_one_its_non_zeros(make):
+def test_format_counts_its_weights_and_a_sparse_one_its_non_zeros(make):
     layer = make(linear())
     zeros = int((layer.dequantize() == 0).sum()) if layer.kind == "sparse_linear" else 0
     assert layer.num_weights == 7 * 130 - zeros
 
 
-@pytest.mark.parametrize("form, bits", [
+@pytest.mark.parametrize("format_name, bits", [
     ("float16", 16), ("bfloat16", 16), ("groups:4:64", 4.5), ("groups:8:64", 8.5), ("groups:2:64", 2.5),
     ("groups:3:32", 4), ("nf4:64", 4.13), ("nf4:32", 4.26), ("clusters:16", 4), ("clusters:200", 7.7)])
-def test_file_is_as_small_as_promised(form, bits, tmp_path):
+def test_file_is_as_small_as_promised(format_name, bits, tmp_path):
     module = linear(300, 640, bias=False)
-    layer = MAKERS[form](module)
+    layer = MAKERS[format_name](module)
     assert 0.85 * bits < layer.bits_per_weight <= bits
     save_file(layer.state_dict(), tmp_path / "layer.safetensors")
     stored = 8 * (tmp_path / "layer.safetensors").stat().st_size / module.weight.numel()
@@ -275,7 +275,7 @@ def test_file_is_as_small_as_promised(form, bits, tmp_path):
 def test_fresh_process_computes_the_same_bits_from_the_file(tmp_path):
     model = nn.ModuleDict({f"{i}{kind}": make(linear(24, 40) if kind == "linear" else table(24, 40))
                            for i, make in enumerate(MAKERS.values()) for kind in ("linear", "table")})
-    forms = {name: layer.form for name, layer in model.items()}
+    formats = {name: layer.format for name, layer in model.items()}
     x, ids = torch.randn(3, 40), torch.arange(24)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     save_file({"x": x, "ids": ids}, tmp_path / "inputs.safetensors")
@@ -285,10 +285,10 @@ sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from safetensors.torch import load_file, save_file
 from torch import nn
 from pocketbert.models.stored import replace_stored_modules
-forms, folder = {forms!r}, {str(tmp_path)!r}
+formats, folder = {formats!r}, {str(tmp_path)!r}
 with torch.device("meta"):
-    model = nn.ModuleDict({{n: nn.Linear(40, 24) if n.endswith("linear") else nn.Embedding(24, 40) for n in forms}})
-    replace_stored_modules(model, forms, folder)
+    model = nn.ModuleDict({{n: nn.Linear(40, 24) if n.endswith("linear") else nn.Embedding(24, 40) for n in formats}})
+    replace_stored_modules(model, formats, folder)
 model.load_state_dict(load_file(folder + "/model.safetensors"), strict=True, assign=True)
 inputs = load_file(folder + "/inputs.safetensors")
 save_file({{n: layer(inputs["x" if n.endswith("linear") else "ids"]).detach() for n, layer in model.items()}},
@@ -296,7 +296,7 @@ save_file({{n: layer(inputs["x" if n.endswith("linear") else "ids"]).detach() fo
     subprocess.run([sys.executable, "-c", script], check=True)
     outputs = load_file(tmp_path / "outputs.safetensors")
     for name, layer in model.items():
-        assert torch.equal(outputs[name], layer(x if name.endswith("linear") else ids)), layer.form
+        assert torch.equal(outputs[name], layer(x if name.endswith("linear") else ids)), layer.format
 
 
 # --- damage ----------------------------------------------------------------------------------------------
@@ -325,8 +325,8 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_tensors_are_a_one_line_error_that_names_the_module(damage):
-    form, words, spoil = DAMAGE[damage]
-    model = nn.ModuleDict({"up": MAKERS[form](linear())})
+    format_name, words, spoil = DAMAGE[damage]
+    model = nn.ModuleDict({"up": MAKERS[format_name](linear())})
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(tensors, assign=True)
     spoil({name.removeprefix("up."): tensor for name, tensor in tensors.items()})
@@ -359,40 +359,40 @@ def test_stream_that_would_unpack_to_far_more_than_the_matrix_is_not_unpacked():
         decode_clusters(torch.ones(256), bomb, 100)
 
 
-@pytest.mark.parametrize("form", ["groups:4", "groups:9:64", "groups:1:64", "groups:4:0", "groups:4:-8",
+@pytest.mark.parametrize("format_name", ["groups:4", "groups:9:64", "groups:1:64", "groups:4:0", "groups:4:-8",
                                   "groups:four:64", "nf4", "nf4:0", "clusters:16", "clusters:0:10", "clusters:257:10",
                                   "clusters:16:-1", "float16:2", "int4:64"])
-def test_impossible_form_is_a_one_line_error(form):
+def test_impossible_format_is_a_one_line_error(format_name):
     with pytest.raises(ValueError, match=r"config\.json.*'?0'?") as error:
-        replace_stored_modules(nn.Sequential(linear()), {"0": form}, "config.json")
+        replace_stored_modules(nn.Sequential(linear()), {"0": format_name}, "config.json")
     assert "\n" not in str(error.value)
 
 
-def test_form_of_a_module_that_has_no_matrix_is_an_error():
+def test_format_of_a_module_that_has_no_matrix_is_an_error():
     with pytest.raises(ValueError, match="does not fit this model"):
         replace_stored_modules(nn.Sequential(nn.LayerNorm(8)), {"0": "float16"}, "config.json")
 
 
 @pytest.mark.parametrize("worst", [math.nan, math.inf])
-@pytest.mark.parametrize("form", [form for form in MAKERS if form != "sparse_linear"])
-def test_weights_that_are_not_finite_are_refused(form, worst):
+@pytest.mark.parametrize("format_name", [format_name for format_name in MAKERS if format_name != "sparse_linear"])
+def test_weights_that_are_not_finite_are_refused(format_name, worst):
     module = linear()
     module.weight.data[6, 129] = worst
     with pytest.raises(ValueError, match="finite|fit"):
-        MAKERS[form](module)
+        MAKERS[format_name](module)
 
 
 def test_weight_too_large_for_float16_is_refused_there_and_fits_bfloat16():
     module = linear()
     module.weight.data[0, 0] = 1e6
-    with pytest.raises(ValueError, match="too large for their form"):
+    with pytest.raises(ValueError, match="too large for their format"):
         Float16Matrix.from_float(module)
     assert BFloat16Matrix.from_float(module).dequantize()[0, 0] == pytest.approx(1e6, rel=2 ** -8)
 
 
 def test_halves_are_rounded_to_nearest_and_keep_zeros():
     module = sparse(linear())
-    for form, digits in (("float16", 11), ("bfloat16", 8)):
-        half = MAKERS[form](module).dequantize()
+    for format_name, digits in (("float16", 11), ("bfloat16", 8)):
+        half = MAKERS[format_name](module).dequantize()
         assert ((half - module.weight).abs() <= 2 ** -digits * module.weight.abs() + 2 ** -25).all()
         assert torch.equal(half == 0, module.weight == 0)

@@ -28,14 +28,14 @@ def batch(lengths, vocab_size=60, seed=0):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """(form, **options of random_model) -> (model, the graph opened, its folder); each is written once."""
+    """(format, **options of random_model) -> (model, the graph opened, its folder); each is written once."""
     @cache
-    def write(form, options):
-        model, folder = random_model(**dict(options)), tmp_path_factory.mktemp(form)
+    def write(format_name, options):
+        model, folder = random_model(**dict(options)), tmp_path_factory.mktemp(format_name)
         samples = [batch(LENGTHS, model.config.vocab_size, seed) for seed in range(8)]
-        export_graph(model, form, folder, batches=samples)
-        return model, open_runtime(folder, form, model.config), folder
-    return lambda form, **options: write(form, tuple(options.items()))
+        export_graph(model, format_name, folder, batches=samples)
+        return model, open_runtime(folder, format_name, model.config), folder
+    return lambda format_name, **options: write(format_name, tuple(options.items()))
 
 
 def assert_same(model, graph, input_ids, attention_mask=None):
@@ -44,11 +44,11 @@ def assert_same(model, graph, input_ids, attention_mask=None):
                                    atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", FP32)
+@pytest.mark.parametrize("format_name", FP32)
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
-def test_fp32_graph_gives_the_encoders_logits_at_any_batch_and_length(family, form, exported):
-    model, graph, folder = exported(form, family=family)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(graph_files(form))
+def test_fp32_graph_gives_the_encoders_logits_at_any_batch_and_length(family, format_name, exported):
+    model, graph, folder = exported(format_name, family=family)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(graph_files(format_name))
     longest = model.config.max_length
     for lengths in ([9, 7, 4, 2], [1], [3], [longest], [longest, 1], [8] * 5):
         input_ids, attention_mask = batch(lengths)
@@ -58,9 +58,9 @@ def test_fp32_graph_gives_the_encoders_logits_at_any_batch_and_length(family, fo
         graph(torch.zeros(1, longest + 1, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("form", FP32)
-def test_unevenly_pruned_model_and_any_mask_are_exported_as_they_are(form, exported):
-    model, graph, _ = exported(form, **UNEVEN)
+@pytest.mark.parametrize("format_name", FP32)
+def test_unevenly_pruned_model_and_any_mask_are_exported_as_they_are(format_name, exported):
+    model, graph, _ = exported(format_name, **UNEVEN)
     input_ids, attention_mask = batch([9, 7, 4, 2])
     assert_same(model, graph, input_ids, attention_mask)
     attention_mask[0, 2:5] = 0  # a hole: the mask is more than a number of tokens
@@ -73,9 +73,9 @@ def test_optimized_graph_keeps_every_activation_function(activation, exported):
     assert_same(model, graph, *batch([9, 7, 4, 2]))
 
 
-@pytest.mark.parametrize("form", FP32)
-def test_fp32_predictions_do_not_depend_on_batch_mates(form, exported):
-    _, graph, _ = exported(form, family="bert")
+@pytest.mark.parametrize("format_name", FP32)
+def test_fp32_predictions_do_not_depend_on_batch_mates(format_name, exported):
+    _, graph, _ = exported(format_name, family="bert")
     input_ids, attention_mask = batch([12, 7, 4, 2])
     together = graph(input_ids, attention_mask)
     for i, length in enumerate([12, 7, 4, 2]):
@@ -97,11 +97,11 @@ def test_optimized_graph_really_is_fused(options, exported):
 # int8
 # ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("form, parent", [("onnx-int8", "onnx"), ("openvino-int8", "openvino")])
-def test_int8_is_near_the_encoder_in_a_third_of_the_bytes(form, parent, exported):
+@pytest.mark.parametrize("format_name, parent", [("onnx-int8", "onnx"), ("openvino-int8", "openvino")])
+def test_int8_is_near_the_encoder_in_a_third_of_the_bytes(format_name, parent, exported):
     """Near: a step of int8 is 1/255 of a range, so noise of some percent of the logits' spread. A lost tensor, a
     wrong scale or a wrong mask is an error as large as the spread itself; 15 % lies well between the two."""
-    model, graph, folder = exported(form, **WIDE)
+    model, graph, folder = exported(format_name, **WIDE)
     input_ids, attention_mask = batch(LENGTHS * 8, model.config.vocab_size, seed=99)
     with torch.inference_mode():
         logits, expected = graph(input_ids, attention_mask), model(input_ids, attention_mask)
@@ -109,7 +109,7 @@ def test_int8_is_near_the_encoder_in_a_third_of_the_bytes(form, parent, exported
     assert (logits.argmax(-1) == expected.argmax(-1)).float().mean() > 0.9
 
     _, _, fp32_folder = exported(parent, **WIDE)
-    heavy = graph_files(form)[-1]  # model.onnx; of OpenVINO's two the one with the weights
+    heavy = graph_files(format_name)[-1]  # model.onnx; of OpenVINO's two the one with the weights
     assert (folder / heavy).stat().st_size < 0.34 * (fp32_folder / heavy).stat().st_size
 
 
@@ -145,12 +145,12 @@ def test_weights_have_seven_bits_where_the_processor_adds_in_sixteen(instruction
 def test_only_dynamic_int8_depends_on_batch_mates(exported):
     """A loud text sets the scale of its whole batch where scales are dynamic; fixed scales know no batch."""
     lengths, difference = [12, 12, 4, 2], {}
-    for form in ("onnx-int8", "openvino-int8"):
-        model, graph, _ = exported(form, **WIDE)
+    for format_name in ("onnx-int8", "openvino-int8"):
+        model, graph, _ = exported(format_name, **WIDE)
         input_ids, attention_mask = batch(lengths, model.config.vocab_size)
         together = graph(input_ids, attention_mask)
         alone = torch.cat([graph(input_ids[i:i + 1, :n]) for i, n in enumerate(lengths)])
-        difference[form] = (together - alone).abs().max().item()
+        difference[format_name] = (together - alone).abs().max().item()
     assert difference["openvino-int8"] < 0.2 * difference["onnx-int8"]
 
 
@@ -175,48 +175,48 @@ def test_models_that_cannot_be_exported_are_refused_before_the_work(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form, package", [
+@pytest.mark.parametrize("format_name, package", [
     ("onnx", "onnx"), ("onnx-int8", "onnxruntime"), ("onnx-optimized", "onnxruntime"), ("openvino", "openvino"),
     ("openvino-int8", "nncf")])
-def test_absent_package_is_a_line_that_says_what_to_install(form, package, tmp_path, monkeypatch):
+def test_absent_package_is_a_line_that_says_what_to_install(format_name, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # import says: not there
-    with pytest.raises(ValueError, match=f"{form} wants .*{package}.*pip install -r requirements-deploy.txt") as error:
-        export_graph(random_model(), form, tmp_path, batches=[batch([3])])
+    with pytest.raises(ValueError, match=f"{format_name} wants .*{package}.*pip install -r requirements-dep") as error:
+        export_graph(random_model(), format_name, tmp_path, batches=[batch([3])])
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form, package", [("onnx", "onnxruntime"), ("openvino", "openvino")])
-def test_opening_wants_the_runtime_alone(form, package, exported, monkeypatch):
-    model, _, folder = exported(form, family="bert")
+@pytest.mark.parametrize("format_name, package", [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_opening_wants_the_runtime_alone(format_name, package, exported, monkeypatch):
+    model, _, folder = exported(format_name, family="bert")
     for other in {"onnx", "onnxruntime", "openvino", "nncf"} - {package}:
         monkeypatch.setitem(sys.modules, other, None)
-    assert_same(model, open_runtime(folder, form, model.config), *batch([4, 2]))
+    assert_same(model, open_runtime(folder, format_name, model.config), *batch([4, 2]))
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"{form} wants {package}: pip install"):
-        open_runtime(folder, form, model.config)
+    with pytest.raises(ValueError, match=f"{format_name} wants {package}: pip install"):
+        open_runtime(folder, format_name, model.config)
 
 
-@pytest.mark.parametrize("form, name", [
+@pytest.mark.parametrize("format_name, name", [
     ("onnx", "model.onnx"), ("openvino", "openvino_model.xml"), ("openvino", "openvino_model.bin")])
-def test_damaged_or_missing_file_is_named_in_one_line(form, name, tmp_path, exported):
-    model, _, folder = exported(form, family="bert")
+def test_damaged_or_missing_file_is_named_in_one_line(format_name, name, tmp_path, exported):
+    model, _, folder = exported(format_name, family="bert")
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     for damage in (lambda data: data[:len(data) // 2], lambda data: b""):
         (tmp_path / name).write_bytes(damage((folder / name).read_bytes()))
         with pytest.raises(ValueError, match=f"{name}.* is damaged") as error:
-            open_runtime(tmp_path, form, model.config)
+            open_runtime(tmp_path, format_name, model.config)
         assert "\n" not in str(error.value)
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"has no {name}"):
-        open_runtime(tmp_path, form, model.config)
+        open_runtime(tmp_path, format_name, model.config)
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
-def test_graph_of_another_task_is_refused(form, exported):
-    _, _, folder = exported(form, family="bert")
+@pytest.mark.parametrize("format_name", ["onnx", "openvino"])
+def test_graph_of_another_task_is_refused(format_name, exported):
+    _, _, folder = exported(format_name, family="bert")
     with pytest.raises(ValueError, match="makes 3 logits .* asks for 2"):
-        open_runtime(folder, form, random_model(label_names=["no", "yes"]).config)
+        open_runtime(folder, format_name, random_model(label_names=["no", "yes"]).config)
 
 
 def test_runtime_answers_like_an_encoder_on_the_cpu_and_refuses_other_devices(exported):
@@ -228,21 +228,21 @@ def test_runtime_answers_like_an_encoder_on_the_cpu_and_refuses_other_devices(ex
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
-def test_threads_are_torchs_at_the_time_of_opening(form, threads, exported, monkeypatch):
+@pytest.mark.parametrize("format_name", ["onnx", "openvino"])
+def test_threads_are_torchs_at_the_time_of_opening(format_name, threads, exported, monkeypatch):
     """Three is more than a small machine has cores, so neither runtime's own default can pass for it."""
-    model, _, folder = exported(form, family="bert")
-    calls, package = [], importlib.import_module("onnxruntime" if form == "onnx" else "openvino")
-    where, name = (package, "InferenceSession") if form == "onnx" else (package.Core, "compile_model")
+    model, _, folder = exported(format_name, family="bert")
+    calls, package = [], importlib.import_module("onnxruntime" if format_name == "onnx" else "openvino")
+    where, name = (package, "InferenceSession") if format_name == "onnx" else (package.Core, "compile_model")
     original = getattr(where, name)
     monkeypatch.setattr(where, name, lambda *args, **more: calls.append(args) or original(*args, **more))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        open_runtime(folder, form, model.config)
+        open_runtime(folder, format_name, model.config)
     finally:
         torch.set_num_threads(before)
-    if form == "onnx":
+    if format_name == "onnx":
         options = calls[0][1]
         assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)
     else:
@@ -250,12 +250,12 @@ def test_threads_are_torchs_at_the_time_of_opening(form, threads, exported, monk
         assert calls[0][-1]["INFERENCE_PRECISION_HINT"] == "f32"  # else bf16 logits where the processor has bf16
 
 
-@pytest.mark.parametrize("form", GRAPH_FILES)
-def test_exporting_and_opening_print_nothing_and_leave_the_model_as_it_was(form, tmp_path, capfd, caplog,
+@pytest.mark.parametrize("format_name", GRAPH_FILES)
+def test_exporting_and_opening_print_nothing_and_leave_the_model_as_it_was(format_name, tmp_path, capfd, caplog,
                                                                             recwarn):
     model = random_model(layers=1)
     before = model(*batch([5, 3]))
-    export_graph(model, form, tmp_path, batches=[batch([5, 3])])
-    open_runtime(tmp_path, form, model.config)(*batch([5, 3]))
+    export_graph(model, format_name, tmp_path, batches=[batch([5, 3])])
+    open_runtime(tmp_path, format_name, model.config)(*batch([5, 3]))
     assert capfd.readouterr() == ("", "") and not caplog.records and not list(recwarn)
     assert torch.equal(model(*batch([5, 3])), before) and "context" not in vars(model.layers[0].attention)
