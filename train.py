@@ -62,7 +62,7 @@ def parse_args(argv=None):
 def main(argv=None, after_epoch=None):
     """after_epoch(epoch, scores), if given, is called after each epoch and may raise to stop (search.py)."""
     args = parse_args(argv)
-    check_out(args.out)
+    check_out(args.out, sources=[args.model, args.words, args.tokenizer])
     device = pick_device(args.device)
     seed_everything(args.seed)
 

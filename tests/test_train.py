@@ -105,6 +105,14 @@ def weights_after(folder):
     return torch.cat([tensor.flatten() for tensor in load_model(folder)[0].state_dict().values()])
 
 
+def test_the_model_to_start_from_is_never_overwritten(mine, tmp_path):
+    train.main(train_argv(mine, tmp_path / "m", epochs=1))
+    before = (tmp_path / "m" / "model.safetensors").read_bytes()
+    with pytest.raises(OSError, match="is the model to start from"):
+        train.main(train_argv(mine, tmp_path / "m" / ".." / "m", model=tmp_path / "m"))
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
+
+
 @pytest.fixture
 def sgd(monkeypatch):
     """Plain SGD in AdamW's place: the step is lr * gradient, so its size and its direction can be seen."""
