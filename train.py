@@ -87,7 +87,7 @@ def main(argv=None, after_epoch=None):
     for epoch in log.epochs():
         model.train()
         shuffled = batches(train_ids, data.train.labels, args.batch_size, tokenizer.pad_id,
-                           shuffle_seed=args.seed + epoch)
+                           shuffle_seed=(args.seed, epoch))
         for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
             for batch in group:
                 batch = batch.to(device)

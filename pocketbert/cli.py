@@ -121,7 +121,8 @@ def run_script(main):
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted")
+        print("\ninterrupted: a model folder is written when a script has finished", file=sys.stderr)
+        sys.exit(130)
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:
             raise

@@ -31,6 +31,14 @@ def test_debug_shows_the_traceback_of_a_users_error(monkeypatch):
         run_script(main)
 
 
+def test_interrupted_script_says_that_nothing_was_saved(capsys):
+    def main():
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit) as error:
+        run_script(main)
+    assert error.value.code == 130 and "interrupted: a model folder is written when" in capsys.readouterr().err
+
+
 def test_idle_flag_is_refused_with_its_reason(capsys):
     parser = parser_for("x")
     add_training_flags(parser, epochs=0, lr=1e-4)

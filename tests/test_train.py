@@ -113,6 +113,16 @@ def test_the_model_to_start_from_is_never_overwritten(mine, tmp_path):
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
 
 
+def test_no_two_seeds_share_the_order_of_an_epoch(mine, tmp_path, monkeypatch):
+    orders = []
+    real = train.batches
+    monkeypatch.setattr(train, "batches", lambda *args, **options: orders.append(
+        [batch.index for batch in real(*args, **options)]) or real(*args, **options))
+    for seed in (0, 1):
+        train.main(train_argv(mine, tmp_path / str(seed), seed=seed, epochs=3))
+    assert len({str(order) for order in orders}) == len(orders) == 6
+
+
 @pytest.fixture
 def sgd(monkeypatch):
     """Plain SGD in AdamW's place: the step is lr * gradient, so its size and its direction can be seen."""
