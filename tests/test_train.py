@@ -17,7 +17,7 @@ from small_models import LABELS, random_model
 
 
 def test_training_learns_and_its_folder_gives_the_same_predictions(mine, tmp_path):
-    train.main(train_argv(mine, tmp_path / "out", epochs=8))
+    train.main(train_argv(mine, tmp_path / "out", epochs=12, patience=12))
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["validation"]["macro_f1"] > 0.9 and len(run["history"]) >= 1
     assert run["data"]["fingerprint"] and run["command"].startswith("python train.py --model scratch")
