@@ -12,6 +12,7 @@ server and process in one: `server = hub(repos)`. A test module takes it over by
 
 What it speaks, after what the client library huggingface_hub expects of the real Hub:
 
+    GET /api/models/ID/revision/REVISION    {"id": ..., "sha": the commit}; datasets have /api/datasets/
     HEAD, GET /ID/resolve/REVISION/FILE     ETag, X-Repo-Commit. A file of `lfs_bytes` or more is a redirect to
                                             another host (here: another port), X-Linked-Etag, X-Linked-Size
     GET with Range: bytes=N-                206 and the rest of the file
@@ -23,6 +24,7 @@ Faults to order, at any time: `cut`, `shorten`, `busy`, `stop`.
 """
 
 import hashlib
+import json
 import re
 import threading
 import time
@@ -108,6 +110,11 @@ def match_path(path):
     return re.fullmatch(r"/(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)", path)
 
 
+def match_info(path):
+    """kind, repo, revision of the question which commit a revision stands for."""
+    return re.fullmatch(r"/api/(?P<kind>models|datasets)/(?P<repo>.+?)/revision/(?P<revision>[^/?]+)(\?.*)?", path)
+
+
 class Port(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -152,22 +159,36 @@ class Port(BaseHTTPRequestHandler):
 
 class HubPort(Port):
     def serve(self):
-        hub, match = self.hub, match_path(self.path)
+        hub = self.hub
+        info = match_info(self.path)
+        match = info or match_path(self.path)
         if match is None:
             return self.answer(404)
-        repo, revision, filename = match["repo"], unquote(match["revision"]), unquote(match["file"])
+        repo = match["repo"]
         if repo in hub.renamed:
             return self.answer(307, Location=self.path.replace(repo, hub.renamed[repo], 1))
+        if info and info["kind"] == "datasets":
+            repo = f"datasets/{repo}"
         sent = self.headers.get("Authorization")
         if repo not in hub.repos:       # the Hub does not tell strangers apart: private or missing
             return self.answer(404 if sent else 401, X_Error_Code="RepoNotFound")
+        revision = unquote(match["revision"])
+        commits = {hub.commit(repo, name): name for name in hub.repos[repo]}
+        revision = commits.get(revision, revision)
+        if revision not in hub.repos[repo]:
+            return self.answer(404, X_Error_Code="RevisionNotFound")
+        if info:                        # the page of a gated repository is open, its files are not
+            return self.answer(200, json.dumps({"id": match["repo"], "sha": hub.commit(repo, revision)}).encode(),
+                               Content_Type="application/json")
         if repo in hub.gated and sent != f"Bearer {hub.token}":
             return self.answer(403 if sent else 401, X_Error_Code="GatedRepo")
-        commits = {hub.commit(repo, name): name for name in hub.repos[repo]}
-        files = hub.repos[repo].get(commits.get(revision, revision))
-        if files is None:
-            return self.answer(404, X_Error_Code="RevisionNotFound")
-        commit = hub.commit(repo, commits.get(revision, revision))
+        self.serve_file(repo, revision, unquote(match["file"]))
+
+    def serve_file(self, repo, revision, filename):
+        """A small file itself, a large one as a redirect to the CDN."""
+        hub = self.hub
+        files = hub.repos[repo][revision]
+        commit = hub.commit(repo, revision)
         if filename not in files:
             return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
         body = files[filename]
@@ -215,7 +236,6 @@ def use_hub(monkeypatch, tmp_path, url, offline=False, token=None):
 def hub(monkeypatch, tmp_path):
     """`server = hub(repos, **options)`: a running HubServer that is this process's Hub. Nobody sleeps."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    monkeypatch.setattr("pocketbert.hub.PATIENCE_S", 0)
     with ExitStack() as stack:
         def start(repos, **options):
             server = stack.enter_context(HubServer(repos, **options))
