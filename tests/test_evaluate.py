@@ -1,4 +1,4 @@
-"""evaluate.py: the statistics against formulas and sklearn, the report against its own files, `predict` against mud."""
+"""evaluate.py as a user runs it: the report against its own files, `predict` against damaged input."""
 
 import ast
 import contextlib
@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-from math import comb
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,15 +20,12 @@ from sklearn.metrics import f1_score
 
 import evaluate
 from pocketbert.cli import run_script
-from pocketbert.evaluation.metrics import confusion_matrix, macro_f1, mcnemar, paired_bootstrap
-from pocketbert.evaluation.tables import results_table
-from pocketbert.evaluation.timing import latencies
+from pocketbert.evaluation.answers import answers as answers_to
+from pocketbert.evaluation.report import results_table
 from pocketbert.files import read_json
-from pocketbert.hardware import time_interleaved
 from pocketbert.models.folder import load_model, save_model
 from pocketbert.models.predict import predict
-from pocketbert.models.size import count_parameters, file_bytes
-from small_models import LABELS, TEXTS, quantized, random_model
+from small_models import LABELS, TEXTS, random_model
 
 SCRIPT = Path(evaluate.__file__)
 WORDS = ["late", "lovely", "shop", "phone", "film", "bus"]
@@ -48,20 +44,7 @@ def lively_model(tokenizer):
     return model
 
 
-# --- statistics -------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("seed", range(8))
-def test_macro_f1_equals_sklearns_also_when_classes_are_absent(seed):
-    rng = np.random.default_rng(seed)
-    true_classes, predicted_classes = rng.choice(6, 3, replace=False), rng.choice(6, 2, replace=False)
-    labels, predicted = rng.choice(true_classes, 40), rng.choice(predicted_classes, 40)
-    ours = macro_f1(confusion_matrix(labels, predicted, 6))
-    assert ours == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
-
-
-def test_confusion_matrix_has_true_classes_as_rows():
-    assert confusion_matrix([0, 0, 2], [1, 1, 2], 3).tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 1]]
-
+# --- the bootstrap and the timing loop ------------------------------------------------------------------
 
 def two_models(texts=200, right=(0.6, 0.7)):
     """Labels of 3 classes, and the predictions of two models that are right that often."""
@@ -73,68 +56,28 @@ def two_models(texts=200, right=(0.6, 0.7)):
 def test_bootstrap_interval_of_a_model_with_itself_is_zero():
     """It would not be if the two models were scored on different draws."""
     labels, one, _ = two_models()
-    assert paired_bootstrap(labels, one, one, 3) == (0, 0)
+    assert evaluate.paired_bootstrap(labels, one, one, 3) == (0, 0)
 
 
 def test_bootstrap_interval_holds_the_difference_and_repeats_itself():
     labels, one, other = two_models()
-    low, high = interval = paired_bootstrap(labels, one, other, 3)
+    low, high = interval = evaluate.paired_bootstrap(labels, one, other, 3)
     difference = (f1_score(labels, one, average="macro") - f1_score(labels, other, average="macro"))
     assert low < difference < high and difference < 0
-    assert paired_bootstrap(labels, one, other, 3) == interval
-    assert paired_bootstrap(labels, other, one, 3) == pytest.approx((-high, -low))  # seen from the other side
+    assert evaluate.paired_bootstrap(labels, one, other, 3) == interval
+    assert evaluate.paired_bootstrap(labels, other, one, 3) == pytest.approx((-high, -low))  # seen from the other side
 
 
 def test_bootstrap_interval_narrows_with_the_number_of_texts():
-    low, high = paired_bootstrap(*two_models(100), 3)
-    low_many, high_many = paired_bootstrap(*two_models(1600), 3)
+    low, high = evaluate.paired_bootstrap(*two_models(100), 3)
+    low_many, high_many = evaluate.paired_bootstrap(*two_models(1600), 3)
     assert 2 < (high - low) / (high_many - low_many) < 8  # the square root of 16 is 4
 
 
-@pytest.mark.parametrize("only_new, only_old", [(1, 8), (5, 5), (0, 3), (12, 4)])
-def test_mcnemar_is_the_two_sided_binomial_tail(only_new, only_old):
-    """By hand: of n texts that one model alone gets right, as lopsided a split as this by tossing a coin."""
-    labels = np.zeros(only_new + only_old + 20, dtype=int)
-    new, old = labels.copy(), labels.copy()
-    old[:only_new] = 1
-    new[only_new:only_new + only_old] = 1
-    new[-10:] = old[-10:] = 2                                       # both wrong: says nothing about either
-    n, fewer = only_new + only_old, min(only_new, only_old)
-    by_hand = min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2 ** n)
-    assert mcnemar(labels, new, old) == pytest.approx(by_hand)
-
-
-def test_mcnemar_of_models_that_never_differ_is_one():
-    labels, one, _ = two_models()
-    assert mcnemar(labels, one, one) == 1.0
-
-
-# --- sizes and times --------------------------------------------------------------------------------------
-
-def test_bytes_are_those_of_the_files_and_parameters_those_of_the_float_model(tmp_path, tokenizer):
-    model = random_model()
-    int8 = quantized(model)
-    assert count_parameters(model) == count_parameters(int8) == sum(p.numel() for p in model.parameters())
-    for name, saved in (("fp32", model), ("int8", int8)):
-        save_model(saved, tokenizer, tmp_path / name, run={})
-        assert file_bytes(tmp_path / name) == {
-            "model": os.path.getsize(tmp_path / name / "model.safetensors"),
-            "tokenizer": os.path.getsize(tmp_path / name / "tokenizer.json")}
-    assert file_bytes(tmp_path / "int8")["model"] < file_bytes(tmp_path / "fp32")["model"]
-
-
-def test_timed_functions_take_turns_and_each_gets_its_own_milliseconds(monkeypatch):
-    clock, log = [0.0], []
-    monkeypatch.setattr("pocketbert.hardware.time", SimpleNamespace(perf_counter=lambda: clock[0]))
-
-    def call(name, seconds):
-        log.append(name)
-        clock[0] += seconds
-    times = time_interleaved({"a": lambda: call("a", 0.002), "b": lambda: call("b", 0.005)}, repeats=3, warmup=2)
-    rounds = ["".join(log[i:i + 2]) for i in range(0, len(log), 2)]
-    assert len(rounds) == 5 and all(sorted(names) == ["a", "b"] for names in rounds)
-    np.testing.assert_allclose(times["a"], [2, 2, 2])
-    np.testing.assert_allclose(times["b"], [5, 5, 5])
+def open_stub(forward, name="stub"):
+    """An OpenModel, as far as timing needs one, that runs a function."""
+    forward.device = torch.device("cpu")
+    return SimpleNamespace(name=name, model=forward, tokenizer=SimpleNamespace(pad_id=0))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -144,8 +87,9 @@ def test_models_are_timed_in_turn_on_the_same_texts_from_the_shortest_to_the_lon
 
     def model(name):
         return lambda input_ids, attention_mask: log.append((name, input_ids.shape, attention_mask))
-    times = latencies({"a": model("a"), "b": model("b")}, {"a": ids, "b": ids}, {"a": 0, "b": 0}, batch_size,
-                               count=5, device=torch.device("cpu"))
+
+    models = {name: open_stub(model(name)) for name in ("a", "b")}
+    times = evaluate.latencies(models, {"a": ids, "b": ids}, batch_size, count=5)
     assert [len(values) for values in times.values()] == [15, 15]  # three times each
     names = [name for name, *_ in log]
     assert all(set(pair) == {"a", "b"} for pair in zip(names[::2], names[1::2], strict=True))
@@ -179,21 +123,23 @@ def reported(tmp_path_factory, tokenizer):
     write_csv(here / "data" / "test.csv", many_texts(100)[60:])
     before = {path: path.read_bytes() for path in (here / "runs").rglob("*") if path.is_file()}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        evaluate.main([*sorted((here / "runs").iterdir()), "--data", here / "data", "--out", here / "report",
-                       "--timed", "4", "--bootstrap", "200"])
+        results = evaluate.main([*sorted((here / "runs").iterdir()), "--data", here / "data", "--out", here / "report",
+                       "--timed", "4"])
     with open(here / "report" / "results.csv", newline="") as file:
-        rows = [{key: value if key in ("name", "split") else ast.literal_eval(value) for key, value in row.items()}
+        words = ("name", "folder", "split")
+        rows = [{key: value if key in words else ast.literal_eval(value) for key, value in row.items()}
                 for row in csv.DictReader(file)]
-    return SimpleNamespace(here=here, printed=printed.getvalue(), rows=rows, before=before,
+    return SimpleNamespace(here=here, printed=printed.getvalue(), rows=rows, results=results, before=before,
                            page=(here / "report" / "results.md").read_text())
 
 
-def test_report_writes_its_files_and_passes_over_what_is_no_model(reported):
+def test_report_writes_its_files_and_leaves_out_what_is_no_model(reported):
     assert {path.name for path in (reported.here / "report").iterdir()} == {
-        "results.md", "results.csv", "score_size.png", "score_latency.png", "confusion.png", "training.png"}
+        "results.md", "results.csv", "results.json", "score_size.png", "score_latency.png", "confusion.png",
+        "training.png"}
     assert [row["name"] for row in reported.rows] == ["large", "mute"]
     for name in ("teacher_logits", "notes.txt"):
-        assert f"{name} is no model folder: passed over" in reported.printed
+        assert f"{name} is not a model folder: left out" in reported.printed
 
 
 def test_report_scores_the_test_split_as_sklearn_does(reported):
@@ -205,8 +151,10 @@ def test_report_scores_the_test_split_as_sklearn_does(reported):
     assert row["bytes"] == os.path.getsize(reported.here / "runs" / "large" / "model.safetensors")
 
 
-def test_results_csv_holds_the_numbers_of_results_md_and_of_metrics_json(reported):
-    assert results_table(reported.rows) in reported.page and results_table(reported.rows) in reported.printed
+def test_all_files_hold_the_numbers_that_main_returns(reported):
+    table = results_table(reported.results)
+    assert table in reported.page and table in reported.printed
+    assert read_json(reported.here / "report" / "results.json") == reported.results.as_dict()
     for row in reported.rows:
         metrics = read_json(reported.here / "runs" / row["name"] / "metrics.json")
         assert {key: metrics[key] for key in row} == row
@@ -236,8 +184,7 @@ def test_report_changes_nothing_in_the_model_folders_but_metrics_json(reported):
 def test_report_without_a_test_file_says_validation_everywhere(tmp_path, tokenizer, capsys):
     save_model(random_model(), tokenizer, tmp_path / "m", run={})
     write_csv(tmp_path / "mine.csv", many_texts(60))
-    evaluate.main([tmp_path / "m", "--data", tmp_path / "mine.csv", "--out", tmp_path / "report", "--timed", "2",
-                   "--bootstrap", "20"])
+    evaluate.main([tmp_path / "m", "--data", tmp_path / "mine.csv", "--out", tmp_path / "report", "--timed", "2"])
     page, printed = (tmp_path / "report" / "results.md").read_text(), capsys.readouterr().out
     for words in (page, printed):
         assert "12 validation texts" in words and "no labelled test file" in words
@@ -339,7 +286,7 @@ def test_answers_depend_neither_on_chunks_nor_on_batches(ask, model_folder, tmp_
 def test_rows_are_read_chunk_by_chunk_and_not_all_at_once(model_folder):
     model, tokenizer = load_model(model_folder)
     rows = ((i, text, None) for i, text in enumerate(many_texts(200)))
-    next(evaluate.answers(model, tokenizer, rows, batch_size=1, max_length=40))
+    next(answers_to(model, tokenizer, rows, batch_size=1, max_length=40))
     assert len(list(rows)) == 200 - 64
 
 

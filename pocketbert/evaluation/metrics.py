@@ -1,79 +1,97 @@
-"""Scores, and whether a difference between two models is real."""
+"""Scores of one model, and tests of the difference between two.
+
+    scores(logits, labels)                      macro-F1, accuracy and cross-entropy: used by every script
+    quality(logits, labels, label_names)        the same, with the scores of each class and the confusion matrix
+    mcnemar(labels, predicted, baseline)        the exact p-value that two models are equally often right
+    t_interval(values)                          the mean of a few runs and its 95 % interval
+
+sklearn and scipy are imported inside the functions: they take longer to load than `evaluate.py predict` may take to
+start.
+"""
 
 import math
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+
+
+def confusion_counts(labels, predicted, num_labels):
+    """(num_labels, num_labels) counts, row = true class, column = predicted class, of two int arrays (N,)."""
+    counts = np.bincount(labels * num_labels + predicted, minlength=num_labels ** 2)
+    return counts.reshape(num_labels, num_labels)
 
 
 def macro_f1(confusion):
-    """Macro-F1 of confusion matrices (..., classes, classes) [true, predicted], as sklearn computes it:
-    the mean of 2 TP / (2 TP + FP + FN) over the classes that occur among the true or the predicted labels."""
-    true_positive = np.diagonal(confusion, axis1=-2, axis2=-1)
-    total = confusion.sum(axis=-1) + confusion.sum(axis=-2)  # 2 TP + FP + FN
-    f1 = np.divide(2 * true_positive, total, out=np.zeros(total.shape), where=total > 0)
-    return f1.sum(axis=-1) / (total > 0).sum(axis=-1)
+    """Macro-F1 of a confusion matrix (num_labels, num_labels) [true, predicted]: the mean over the classes of
 
+        F1 = 2 TP / (2 TP + FP + FN)
 
-def confusion_matrix(labels, predicted, num_labels):
-    """(classes, classes) counts: row = true class, column = predicted class."""
-    pairs = np.asarray(labels) * num_labels + np.asarray(predicted)
-    return np.bincount(pairs, minlength=num_labels ** 2).reshape(num_labels, num_labels)
-
-
-def paired_bootstrap(labels, predicted, baseline, num_labels, draws=2000, seed=0):
-    """95 % interval of macro-F1(predicted) - macro-F1(baseline), both scored on the same redrawn texts.
-
-    Drawing the texts once for both models removes what the texts' difficulty adds to the noise
-    (Efron and Tibshirani 1993, chapter 13: the percentile interval).
+    Only for loops that need thousands of scores (the bootstrap, the threshold of a cascade), where sklearn is 20 times
+    slower. Every score that is reported comes from `scores`, and a test compares the two.
+    The mean is over the classes that occur among the true or the predicted labels.
     """
-    labels, predicted, baseline = map(np.asarray, (labels, predicted, baseline))
-    rng, differences = np.random.default_rng(seed), np.empty(draws)
-    for i in range(draws):
-        drawn = rng.integers(len(labels), size=len(labels))
-        differences[i] = (macro_f1(confusion_matrix(labels[drawn], predicted[drawn], num_labels))
-                          - macro_f1(confusion_matrix(labels[drawn], baseline[drawn], num_labels)))
-    return tuple(float(x) for x in np.quantile(differences, (0.025, 0.975)))
-
-
-# Student's t: 97.5 % quantiles for 1, 2, 3 ... degrees of freedom; normal from 30 on.
-T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-               2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 1.960]
-
-
-def t_interval(values):
-    """(mean, low, high): the 95 % interval of the mean of a few runs, mean +- t * s / sqrt(n); one run: no width."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values[0]), math.nan, math.nan
-    half = T_QUANTILES[min(len(values) - 1, len(T_QUANTILES)) - 1] * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
-
-
-def mcnemar(labels, predicted, baseline):
-    """Exact p-value that two models are right equally often, from the texts on which only one is right."""
-    labels, predicted, baseline = map(np.asarray, (labels, predicted, baseline))
-    only_new = int(((predicted == labels) & (baseline != labels)).sum())
-    only_old = int(((predicted != labels) & (baseline == labels)).sum())
-    n = only_new + only_old  # twice the smaller tail of Binomial(n, 1/2)
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(only_new, only_old) + 1)) / 2 ** n)
+    true_positive = np.diagonal(confusion)
+    total = confusion.sum(axis=0) + confusion.sum(axis=1)  # 2 TP + FP + FN
+    occurs = total > 0
+    return float((2 * true_positive[occurs] / total[occurs]).mean())
 
 
 def scores(logits, labels):
-    """{"macro_f1", "accuracy", "cross_entropy"} of logits (N, C) against N labels; macro-F1 as in sklearn."""
+    """{"macro_f1", "accuracy", "cross_entropy"} of logits (N, num_labels) against N labels.
+
+    cross_entropy is in nats per text.
+    """
+    from sklearn.metrics import accuracy_score, f1_score
     predicted = logits.argmax(-1).numpy()
-    return {"macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
-            "accuracy": float(accuracy_score(labels, predicted)),
-            "cross_entropy": float(torch.nn.functional.cross_entropy(logits, torch.as_tensor(labels)))}
+    return {
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "cross_entropy": float(torch.nn.functional.cross_entropy(logits, torch.as_tensor(labels))),
+    }
 
 
 def quality(logits, labels, label_names):
-    """Scores, per-class scores and confusion matrix of logits (N, classes)."""
+    """`scores`, and {"per_class", "confusion"} of logits (N, num_labels).
+
+    per_class: {name: {"precision", "recall", "f1", "texts"}}
+    confusion: (num_labels, num_labels) counts, row = true class, column = predicted class
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
     predicted = logits.argmax(-1).numpy()
     ids = range(len(label_names))
     precision, recall, f1, texts = precision_recall_fscore_support(labels, predicted, labels=ids, zero_division=0)
-    return {**scores(logits, labels),
-            "per_class": {name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
-                                 "texts": int(texts[i])} for i, name in enumerate(label_names)},
-            "confusion": confusion_matrix(labels, predicted, len(label_names)).tolist()}
+    per_class = {}
+    for i, name in enumerate(label_names):
+        per_class[name] = {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]),
+                           "texts": int(texts[i])}
+    confusion = confusion_matrix(labels, predicted, labels=ids)
+    return {**scores(logits, labels), "per_class": per_class, "confusion": confusion.tolist()}
+
+
+def mcnemar(labels, predicted, baseline):
+    """Exact p-value of McNemar's test: are two models right equally often?
+
+    Only the texts on which exactly one of the two is right count. If the models are equally good, each of these is a
+    fair coin toss: the p-value is the two-sided binomial test (McNemar 1947; the exact form, not the chi-square one).
+    """
+    from scipy.stats import binomtest
+    is_right = np.asarray(predicted) == np.asarray(labels)
+    baseline_is_right = np.asarray(baseline) == np.asarray(labels)
+    only_new = int((is_right & ~baseline_is_right).sum())
+    only_baseline = int((~is_right & baseline_is_right).sum())
+    if only_new + only_baseline == 0:
+        return 1.0
+    return float(binomtest(only_new, only_new + only_baseline, 0.5).pvalue)
+
+
+def t_interval(values):
+    """(mean, low, high): the 95 % interval of the mean of n runs, mean +- t * s / sqrt(n).
+
+    t is the 97.5 % quantile of Student's distribution with n - 1 degrees of freedom; one run has no interval (NaN).
+    """
+    from scipy.stats import t
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return float(values[0]), math.nan, math.nan
+    half_width = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean()), float(values.mean() - half_width), float(values.mean() + half_width)

@@ -1,0 +1,85 @@
+"""From names of folders to open models: everything that can be wrong with a folder is found before the work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pocketbert.data.tokenizer import Tokenizer
+from pocketbert.errors import UserError
+from pocketbert.files import read_json
+from pocketbert.models.device import pick_device
+from pocketbert.models.folder import load_model
+from pocketbert.models.size import file_bytes
+
+
+@dataclass
+class OpenModel:
+    """A model that can be scored, and what a report says about its folder."""
+
+    name: str
+    folder: str
+    model: torch.nn.Module              # or an exported graph
+    tokenizer: Tokenizer
+    bytes: int                          # of the weight files
+    tokenizer_bytes: int
+    history: list | None                # per epoch, from run.json
+
+
+def model_folders(names):
+    """The model folders among the names. A shell's runs/* names other files too: each is left out with a line."""
+    folders = []
+    for name in names:
+        if not Path(name).exists():
+            raise FileNotFoundError(f"{name}: no such folder; train a model first: python train.py --help")
+        if (Path(name) / "config.json").exists():
+            folders.append(name.rstrip("/"))
+        else:
+            print(f"{name} is not a model folder: left out")
+    if not folders:
+        raise UserError("none of these is a model folder (config.json, model.safetensors, tokenizer.json)")
+    return folders
+
+
+def short_names(folders):
+    """The last part of each path, where these differ; else the paths."""
+    names = [Path(folder).resolve().name for folder in folders]
+    return names if len(set(names)) == len(folders) else list(folders)
+
+
+def runs_on_cpu_only(config):
+    """Is this config.json of an exported graph, or of a model with compressed matrices?"""
+    return bool(config.get("runtime") or config.get("stored_forms"))
+
+
+def open_models(folders, names, device):
+    """[OpenModel], all on one device and of one task.
+
+    folders: paths    names: what the report calls them    device: as in --device
+    """
+    device = pick_device(device)
+    if device.type != "cpu" and any(runs_on_cpu_only(read_json(Path(folder) / "config.json")) for folder in folders):
+        device = torch.device("cpu")
+        print("compressed models run on the CPU only: all models are scored and timed there")
+    models = [open_one(folder, name, device) for folder, name in zip(folders, names, strict=True)]
+    expected = models[0].model.config.label_names
+    for model in models:
+        labels = model.model.config.label_names
+        if labels != expected:
+            raise UserError(f"{model.name} has the labels {', '.join(labels)}, the first model {', '.join(expected)}: "
+                            "evaluate models of one task at a time")
+    return models
+
+
+def open_one(folder, name, device):
+    size = file_bytes(folder)
+    run = Path(folder) / "run.json"
+    history = read_json(run).get("history") if run.exists() else None
+    model, tokenizer = load_model(folder)
+    model.to(device)
+    return OpenModel(name, str(folder), model, tokenizer, size["model"], size["tokenizer"], history)
+
+
+def encode(model, texts, max_length):
+    """Token ids of the texts for an OpenModel, special tokens included, at most max_length each."""
+    return model.tokenizer(texts, min(max_length, model.model.config.max_length))

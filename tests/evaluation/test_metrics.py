@@ -1,0 +1,53 @@
+"""The statistics against formulas, sklearn and scipy."""
+
+from math import comb
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from pocketbert.evaluation.metrics import confusion_counts, macro_f1, mcnemar, t_interval
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_macro_f1_equals_sklearns_also_when_classes_are_absent(seed):
+    rng = np.random.default_rng(seed)
+    true_classes, predicted_classes = rng.choice(6, 3, replace=False), rng.choice(6, 2, replace=False)
+    labels, predicted = rng.choice(true_classes, 40), rng.choice(predicted_classes, 40)
+    ours = macro_f1(confusion_counts(labels, predicted, 6))
+    assert ours == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+
+
+def test_confusion_counts_have_true_classes_as_rows():
+    assert confusion_counts(np.array([0, 0, 2]), np.array([1, 1, 2]), 3).tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("only_new, only_old", [(1, 8), (5, 5), (0, 3), (12, 4)])
+def test_mcnemar_is_the_two_sided_binomial_tail(only_new, only_old):
+    """By hand: of n texts that one model alone gets right, as lopsided a split as this by tossing a coin."""
+    labels = np.zeros(only_new + only_old + 20, dtype=int)
+    new, old = labels.copy(), labels.copy()
+    old[:only_new] = 1
+    new[only_new:only_new + only_old] = 1
+    new[-10:] = old[-10:] = 2                                       # both wrong: says nothing about either
+    n, fewer = only_new + only_old, min(only_new, only_old)
+    by_hand = min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2 ** n)
+    assert mcnemar(labels, new, old) == pytest.approx(by_hand)
+
+
+def test_mcnemar_of_models_that_never_differ_is_one():
+    labels = np.array([0, 1, 2, 1])
+    assert mcnemar(labels, np.array([0, 0, 2, 1]), np.array([0, 0, 2, 1])) == 1.0
+
+
+@pytest.mark.parametrize("runs", [2, 4, 31, 200])
+def test_t_interval_is_scipys(runs):
+    from scipy.stats import sem, t
+    values = np.random.default_rng(runs).normal(0.8, 0.01, runs)
+    mean, low, high = t_interval(values)
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx(t.interval(0.95, runs - 1, values.mean(), sem(values)), rel=1e-12)
+
+
+def test_one_run_has_no_interval():
+    assert np.isnan(t_interval([0.8])[1:]).all()
