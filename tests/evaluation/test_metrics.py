@@ -4,9 +4,10 @@ from math import comb
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
-from pocketbert.evaluation.metrics import confusion_counts, macro_f1, mcnemar, t_interval
+from pocketbert.evaluation.metrics import confusion_counts, macro_f1, mcnemar, quality, scores, t_interval
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -15,7 +16,17 @@ def test_macro_f1_equals_sklearns_also_when_classes_are_absent(seed):
     true_classes, predicted_classes = rng.choice(6, 3, replace=False), rng.choice(6, 2, replace=False)
     labels, predicted = rng.choice(true_classes, 40), rng.choice(predicted_classes, 40)
     ours = macro_f1(confusion_counts(labels, predicted, 6))
-    assert ours == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+    sklearns = f1_score(labels, predicted, labels=range(6), average="macro", zero_division=0)
+    assert ours == pytest.approx(sklearns)
+    logits = torch.eye(6)[torch.tensor(predicted)]
+    assert scores(logits, labels)["macro_f1"] == quality(logits, labels, "abcdef")["macro_f1"] == sklearns
+
+
+def test_macro_f1_is_over_all_classes_of_the_model_whatever_occurs_among_the_labels():
+    """A perfect model of 4 classes on texts of one class: 1/4, as sklearn's labels=range(4) gives."""
+    found = quality(torch.eye(4)[[2, 2, 2]], [2, 2, 2], ["a", "b", "c", "d"])
+    assert found["macro_f1"] == np.mean([row["f1"] for row in found["per_class"].values()]) == 0.25
+    assert found["accuracy"] == 1
 
 
 def test_confusion_counts_have_true_classes_as_rows():
