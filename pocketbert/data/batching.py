@@ -1,12 +1,15 @@
-"""Token ids -> padded batches of texts of like length."""
+"""Padded batches of texts of similar length.
+
+A batch is a rectangle, so every text in it costs as much time as the longest one. Sorting by length saves most of the
+padding: for texts of 1 to 59 tokens, random batches of 8 have 1.8 times as many positions as tokens, the batches below
+less than 1.05 times (tests/data/test_batching.py).
+"""
 
 import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-from pocketbert.errors import UserError
 
 POOL_BATCHES = 50           # training: this many batches are sorted by length together
 
@@ -23,7 +26,7 @@ class Batch:
 
 
 def make_batch(ids, labels, rows, pad_id):
-    """Pad the rows to their longest: one numpy assignment fills the batch, no tensor is made per row."""
+    """Pad the rows to the longest of them. One numpy assignment fills the batch; no tensor is made per row."""
     lengths = np.array([len(ids[r]) for r in rows])
     mask = np.arange(lengths.max()) < lengths[:, None]                               # (B, T)
     padded = np.full(mask.shape, pad_id, dtype=np.int64)
@@ -36,17 +39,16 @@ def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_si
     """Yields a Batch for every batch_size rows; every row occurs exactly once.
 
     ids: a list of token ids per row    labels: a list of ints, or None
-    shuffle_seed: None for scoring, else anything that seeds numpy's generator; give each epoch one of its own.
-    rank, world_size: of several processes, each gets its share of every batch: the rows rank, rank + world_size, ...
+    shuffle_seed: None for scoring, else anything that seeds numpy's generator, such as (seed, epoch)
+    rank, world_size: each of several processes gets its share of every batch, the rows rank, rank + world_size, ...
 
-    Texts of one length belong together, because padding costs as much time as text. For scoring all rows are sorted,
-    longest first: if a batch is too big for memory, it is the first. Batch.index undoes the order. For training, pools
-    of POOL_BATCHES random batches are sorted and cut, and the batches shuffled: nearly as little padding, and no two
-    epochs have the same batches.
+    For scoring all rows are sorted, the longest first: if a batch is too big for memory, it is the first one.
+    Batch.index undoes the order. For training, pools of POOL_BATCHES random batches are sorted and cut into batches,
+    and the batches are shuffled: nearly as little padding, and no two epochs have the same batches.
     """
     if batch_size < 1 or labels is not None and len(labels) != len(ids):
-        raise UserError(f"batch size {batch_size}, {len(ids)} texts, {len(labels or ids)} labels: "
-                        "expected at least 1, and a label for every text")
+        raise ValueError(f"batch size {batch_size}, {len(ids)} texts, {len(labels or ids)} labels: "
+                         "expected at least 1, and a label for every text")
     lengths = np.array([len(row) for row in ids])
     if shuffle_seed is None:
         order = np.argsort(-lengths, kind="stable")
@@ -61,12 +63,13 @@ def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_si
             cuts += [pool[i:i + batch_size] for i in range(0, len(pool), batch_size)]
         cuts = [cuts[i] for i in rng.permutation(len(cuts))]
     for rows in cuts:
-        if mine := rows[rank::world_size]:
-            yield make_batch(ids, labels, mine, pad_id)
+        share = rows[rank::world_size]
+        if share:
+            yield make_batch(ids, labels, share, pad_id)
 
 
 def grouped(items, size):
-    """Lists of `size` items in a row; the last one may be shorter. For batches whose gradients make one step."""
+    """Lists of `size` consecutive items; the last list may be shorter. For batches whose gradients make one step."""
     items = iter(items)
     while group := list(itertools.islice(items, size)):
         yield group

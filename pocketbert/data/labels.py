@@ -1,4 +1,4 @@
-"""From what a file says to a label's name, and from the names of a dataset to the ids of a model."""
+"""From a value in a file to the name of a label, and from the names of a dataset to the ids of a model."""
 
 import re
 from dataclasses import replace

@@ -1,17 +1,17 @@
-"""Splits of a dataset: what a validation split holds, stratified subsets, texts that occur twice."""
+"""A dataset and its splits: label ids, the validation split, stratified subsets, texts that occur twice."""
 
+import hashlib
 import itertools
+import json
 import random
+import re
 from dataclasses import dataclass
 
 from pocketbert.errors import UserError
 
-VALIDATION_ROWS = 3000      # taken from train where the publisher has no validation file, but at most
-
+VALIDATION_ROWS = 3000      # taken from train if the publisher has no validation file, but at most
 VALIDATION_SHARE = 0.2      # this share of the rows
-
-SPLIT_SEED = 20200316       # never the training seed: a student would be validated on its teacher's training rows
-
+SPLIT_SEED = 20200316       # not the training seed: a student would be validated on its teacher's training rows
 SPLITS = ["train", "validation", "test"]
 
 
@@ -36,14 +36,60 @@ class Dataset:
     fingerprint: str                # of all texts and labels: two runs with the same one saw the same data
 
 
+def build_dataset(name, parts, notes, label_names=None):
+    """The Dataset of {split: (texts, label names)}: label ids, a validation split if there is none, what repeats.
+
+    label_names: in the order of their ids; None: sorted, as numbers if all of them are
+    """
+    notes = list(notes)
+    if "test" in parts and not parts["test"][0]:
+        del parts["test"]
+        notes.append("the test file has no labelled row: not used")
+    found = {split: set(labels) for split, (_, labels) in parts.items()}
+    if not all(found.values()):
+        raise UserError(f"{name}: train or validation has no row that can be used: {'; '.join(notes) or 'no rows'}")
+    if label_names is None:
+        label_names = sorted_names(set().union(*found.values()))
+    if len(found["train"]) < 2:
+        raise UserError(f"{name}: all training rows have the label {parts['train'][1][0]!r}: a classifier needs two")
+    for split, names in found.items():
+        unseen = [label for label in label_names if label in names - found["train"]]
+        if unseen:
+            notes.append(f"{split} has labels that train has not: {', '.join(unseen)}")
+
+    ids = {label: i for i, label in enumerate(label_names)}
+    splits = {split: Split(list(texts), [ids[label] for label in labels]) for split, (texts, labels) in parts.items()}
+    notes += duplicate_notes(splits)
+    origin = "publisher"
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = split_validation(splits["train"])
+        origin = f"{len(splits['validation']):,} of the training rows, stratified"
+    return Dataset(name, list(label_names), splits["train"], splits["validation"], splits.get("test"), notes, origin,
+                   fingerprint(parts))
+
+
+def fingerprint(parts):
+    """12 hexadecimal digits of a hash of all texts and label names."""
+    rows = [[split, list(texts), list(labels)] for split, (texts, labels) in parts.items()]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
+
+
+def sorted_names(names):
+    """Label names in the order of their ids: by the alphabet, or by number if all of them are whole numbers."""
+    if all(re.fullmatch(r"[+-]?\d+", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
 def text_key(text):
     """Texts with the same key count as the same text."""
     return text.strip().casefold()
 
 
 def duplicate_notes(splits):
-    """What repeats, and contradicts itself: it is all used, but a reader of a score should know."""
-    keys, labels_of = {split: [text_key(t) for t in part.texts] for split, part in splits.items()}, {}
+    """Texts that repeat or contradict themselves. They are all used, but a reader of a score should know."""
+    keys = {split: [text_key(text) for text in part.texts] for split, part in splits.items()}
+    labels_of = {}
     for key, label in zip(keys["train"], splits["train"].labels, strict=True):
         labels_of.setdefault(key, set()).add(label)
     counts = {"row(s) of train with a text that occurs earlier in it": len(keys["train"]) - len(labels_of),
@@ -64,8 +110,12 @@ def shares(counts, n):
 
 
 def by_class(groups, labels, seed):
-    """Row groups by the label of their first row, in random order (random() alone is the same in every Python)."""
-    rng, classes = random.Random(seed), {}
+    """Groups of rows by the label of their first row, in random order: [[group, ...] of each class].
+
+    Only random() is used, because it alone gives the same numbers in every version of Python.
+    """
+    rng = random.Random(seed)
+    classes = {}
     for _, rows in sorted((rng.random(), rows) for rows in groups):
         classes.setdefault(labels[rows[0]], []).append(rows)
     return list(classes.values())
@@ -76,10 +126,10 @@ def select(split, rows):
 
 
 def split_validation(train):
-    """(train, validation): VALIDATION_ROWS rows, at most VALIDATION_SHARE of them all, in proportion to classes.
+    """(train, validation): VALIDATION_ROWS rows, at most VALIDATION_SHARE of all rows, in proportion to the classes.
 
-    A text that occurs twice goes to one side with all its copies, or validation would reward memory. At least
-    one text of every class stays in train. The same rows give the same split in every run, whatever its seed.
+    All copies of a text go to the same side, otherwise validation would reward memory. At least one text of every
+    class stays in train. The same rows give the same split in every run, whatever its seed.
     """
     groups = {}
     for row, text in enumerate(train.texts):
@@ -98,7 +148,7 @@ def split_validation(train):
 
 
 def take(split, n, seed):
-    """n rows of a split, in proportion to its classes, but at least one row of each where n allows it."""
+    """n rows of a split in proportion to its classes, but at least one row of each class if n allows it."""
     if n >= len(split):
         return split
     classes = sorted(by_class([[row] for row in range(len(split))], split.labels, seed), key=len, reverse=True)

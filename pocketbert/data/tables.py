@@ -1,73 +1,22 @@
-"""Files of texts: CSV, TSV, JSONL, `text;label` lines, folders of texts, plain lines; also .gz.
+"""Files of texts: CSV, TSV, JSONL, `text;label` lines, folders of texts, plain lines; each also with .gz.
 
-    bytes -> lines (text_lines) -> records (read_records): a dict of strings a row, or the Problem with it
+    bytes -> lines (lines.py) -> records (read_records): a dictionary for each row, or the Problem with it
 
-One rule: every row comes out, as a record or as a Problem with its line number, because a row that is read wrongly
-costs more than a missing one: it is learned. Each oddity handled below was met in a real file: tweets with line
+One rule: every row comes out, as a record or as a Problem with its line number, because a row that is read wrongly is
+worse than a missing one: the model learns it. Each oddity handled below was met in a real file: tweets with line
 breaks inside quotes, quotes that are only text, a semicolon inside the sentence, rows that are not UTF-8.
 """
 
-import csv
-import gzip
 import io
 import itertools
 import json
-import re
 import sys
-import zlib
 from functools import partial
 from pathlib import Path
 
+from pocketbert.data.columns import choose_columns, no_column
+from pocketbert.data.lines import BROKEN, NumberedLines, text_lines
 from pocketbert.errors import UserError
-
-USUAL_TEXT = ["text", "sentence", "tweet", "utt", "review", "content"]
-
-USUAL_LABEL = ["label_text", "label", "sentiment", "intent", "class", "category"]
-
-
-def open_bytes(path):
-    return gzip.open(path) if str(path).endswith(".gz") else open(path, "rb")
-
-
-def detect_encoding(path):
-    """(encoding, note or None) of a text file: by its byte order mark or, failing that, by all its lines.
-
-    A few broken rows do not make a file Latin-1: read that way, each good "é" of the others would become "Ã©".
-    Only if most of the lines beyond ASCII are not UTF-8 is the file what Windows programs write, cp1252.
-    """
-    beyond_ascii = invalid = 0
-    with open_bytes(path) as file:
-        for number, line in enumerate(file):
-            if number == 0 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                return "utf-16", None
-            if not line.isascii():
-                beyond_ascii += 1
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError:
-                    invalid += 1
-    if invalid * 2 <= beyond_ascii:
-        return "utf-8-sig", None                                     # plain UTF-8 too: drops the mark if there is one
-    return "cp1252", (f"{path.name} is not UTF-8 ({invalid:,} of the {beyond_ascii:,} lines beyond ASCII): "
-                      "read as cp1252")
-
-
-def text_lines(path, notes):
-    """The lines of a file, in constant memory, split at \\n alone: texts hold \\r, U+2028 and the like.
-
-    A byte that cannot be decoded arrives as a lone surrogate: the reader of the row can tell it from a typed U+FFFD.
-    """
-    try:
-        encoding, note = detect_encoding(path)
-        notes += [note] if note and note not in notes else []
-        errors = "replace" if encoding == "utf-16" else "surrogateescape"
-        with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding, errors=errors, newline="\n") as lines:
-            yield from lines
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
-
-
-BROKEN = re.compile("[\ud800-\udfff]+")     # undecodable bytes, or half a character written as a JSON escape
 
 
 class Problem(str):
@@ -75,15 +24,75 @@ class Problem(str):
 
 
 BLANK = Problem("with nothing on the line")
-
 FIELDS = Problem("with a wrong number of fields")
+QUOTES = Problem("with broken CSV quotes or line ends")
+
+
+class BadQuotes(Exception):
+    """A CSV row whose quotes do not fit together. opened: the number of the line where the last quote opens."""
+
+    def __init__(self, opened, at_end):
+        super().__init__()
+        self.opened = opened
+        self.at_end = at_end  # is it the end of the file that was met, and no closing quote?
 
 
 def column_names(cells):
     names = [cell.strip() for cell in cells]
-    if twice := [name for name in names if name and names.count(name) > 1]:
-        raise UserError(f"two columns of a file are called {twice[0]!r}: rename one")
+    for name in names:
+        if name and names.count(name) > 1:
+            raise UserError(f"two columns of a file are called {name!r}: rename one")
     return names
+
+
+def split_row(line, more, delimiter):
+    """The fields of one CSV row (RFC 4180).
+
+    A quote counts only at the start of a field: in `a 5" disk,pos` it is text. Inside quotes "" is a quote, and
+    delimiters and line breaks are text.
+    line: the first line of the row    more: NumberedLines, from which the lines inside its quotes are taken
+    """
+    whole = line.rstrip("\r\n")
+    if '"' not in whole and "\r" not in whole:  # most rows
+        return whole.split(delimiter)
+    fields = []
+    start = 0
+    while True:
+        if line.startswith('"', start):
+            opened = more.number
+            field, line, end = quoted_field(line, start + 1, more)
+        else:
+            opened = more.number
+            end = line.find(delimiter, start)
+            end = len(line.rstrip("\r\n")) if end < 0 else end
+            field = line[start:end]
+            if "\r" in field:
+                raise BadQuotes(opened, at_end=False)
+        fields.append(field)
+        if not line[end:].strip("\r\n"):
+            return fields
+        if not line.startswith(delimiter, end):
+            raise BadQuotes(opened, at_end=False)
+        start = end + 1
+
+
+def quoted_field(line, start, more):
+    """(text, its last line, the place behind the closing quote) of a field whose quote opens before `start`."""
+    opened = more.number
+    parts = []
+    while True:
+        end = line.find('"', start)
+        if end < 0:
+            parts.append(line[start:])
+            start = 0
+            line = next(more, None)
+            if line is None:
+                raise BadQuotes(opened, at_end=True)
+        elif line.startswith('"', end + 1):  # "" is a quote
+            parts.append(line[start:end + 1])
+            start = end + 2
+        else:
+            return "".join(parts) + line[start:end], line, end + 1
 
 
 def csv_records(name, lines, fits):
@@ -93,37 +102,43 @@ def csv_records(name, lines, fits):
     field, and rows would vanish into a text. Here damage inside one line costs that row; a quote that runs on
     over further lines stops the reading, because nobody can say where the next row begins.
     """
-    csv.field_size_limit(2 ** 31 - 1)                      # the default refuses texts beyond 131,072 characters
+    lines = NumberedLines(lines)
     first = next(lines, "")
     if "\r" in first.rstrip("\r\n"):
         raise UserError(f"{name} has \\r for line ends: save it with Windows or Unix line ends")
-    delimiter = next((d for d in ",;\t" if fits([c.strip() for c in next(csv.reader([first], delimiter=d), [])])), ",")
-    header, row_lines = None, []                           # row_lines: of the current row, for the error message
-    watched = (row_lines.append(line) or line for line in itertools.chain([first], lines))
-    reader = csv.reader(watched, delimiter=delimiter, strict=True)
-    while True:
-        row_lines.clear()
-        line = reader.line_num + 1
+    delimiter = find_delimiter(first, fits)
+    header = None
+    for line in itertools.chain([first] if first else [], lines):
+        number = lines.number
         try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            at_end = "end of data" in str(error)
-            if header and len(row_lines) == 1 and not at_end:
-                yield f"line {line}", Problem("with broken CSV quotes or line ends")
-                continue
-            if at_end:                                     # a lenient reader puts all that was swallowed last
-                line += sum(field.count("\n") for field in next(csv.reader(row_lines, delimiter=delimiter))[:-1])
-            raise UserError(f'{name}, line {line}: a quote opens here and does not close properly up to line '
-                             f'{reader.line_num}: close it, or write "" for a quote inside a text') from error
+            fields = split_row(line, lines, delimiter)
+        except BadQuotes as error:
+            if header is None or error.at_end or lines.number > number:
+                raise UserError(f'{name}, line {error.opened}: a quote opens here and does not close properly up to '
+                                f'line {lines.number}: close it, or write "" for a quote inside a text') from None
+            yield f"line {number}", QUOTES
+            continue
         if header is None:
             header = column_names(fields)
+        elif not line.strip("\r\n") and len(header) > 1:  # in a file of one column an empty line is an empty text
+            yield f"line {number}", BLANK
+        else:
+            yield f"line {number}", as_record(header, fields)
+
+
+def find_delimiter(first, fits):
+    for delimiter in ",;\t":
+        try:
+            cells = split_row(first, NumberedLines([]), delimiter)
+        except BadQuotes:
             continue
-        if not fields and len(header) == 1:                # in a file of one column an empty line is an empty text
-            fields = [""]
-        yield f"line {line}", (dict(zip(header, fields, strict=True)) if len(fields) == len(header)
-                               else FIELDS if fields else BLANK)
+        if fits([cell.strip() for cell in cells]):
+            return delimiter
+    return ","
+
+
+def as_record(columns, fields):
+    return dict(zip(columns, fields, strict=True)) if len(fields) == len(columns) else FIELDS
 
 
 def separated_records(lines, cut, columns=None):
@@ -132,13 +147,14 @@ def separated_records(lines, cut, columns=None):
         fields = cut(line.rstrip("\r\n"))
         if columns is None:
             columns = column_names(fields)
+        elif not line.strip() and len(fields) != len(columns):
+            yield f"line {number}", BLANK
         else:
-            yield f"line {number}", (dict(zip(columns, fields, strict=True)) if len(fields) == len(columns)
-                                     else FIELDS if line.strip() else BLANK)
+            yield f"line {number}", as_record(columns, fields)
 
 
 def json_records(name, lines):
-    """JSON lines, or for a .json file also one array. Yields whatever JSON a line holds; a dict is a row."""
+    """JSON lines, or for a .json file also one array. Yields whatever JSON a line holds; a dictionary is a row."""
     start = next(lines, "")
     lines = itertools.chain([start] if start else [], lines)
     if name.removesuffix(".gz").endswith(".json") and start.lstrip().startswith("["):
@@ -159,19 +175,20 @@ def folder_records(folder):
     """aclImdb: train/pos/0_9.txt. One file is one text; its folder is the label, and unsup/ has none."""
     for file in sorted(folder.glob("*/*.txt")):
         label = file.parent.name
-        yield f"{label}/{file.name}", (
-            Problem("in unsup/, without a label,") if label == "unsup"
-            else {"text": file.read_bytes().decode("utf-8", "surrogateescape"), "label": label})
+        record = {"text": file.read_bytes().decode("utf-8", "surrogateescape"), "label": label}
+        yield f"{label}/{file.name}", Problem("in unsup/, without a label,") if label == "unsup" else record
 
 
 def read_records(path, fits, columns=None, notes=None, lines=None):
     """Yields (where, record or Problem) for each row of a file, in order; where is like "line 315".
 
-    fits(columns): whether the wanted columns are among these. columns: names, if the file has no header.
+    fits(columns): are the wanted columns among these?    columns: their names, if the file has no header
+    notes: a list that gets what a user should know    lines: instead of those of the file, for standard input
     """
     if path.is_dir():
         return folder_records(path)
-    lines, name = lines or text_lines(path, [] if notes is None else notes), path.name
+    name = path.name
+    lines = lines or text_lines(path, [] if notes is None else notes)
     kind = Path(name.removesuffix(".gz")).suffix.lower()
     if kind == ".csv":
         return csv_records(name, lines, fits)
@@ -179,32 +196,9 @@ def read_records(path, fits, columns=None, notes=None, lines=None):
         return separated_records(lines, lambda line: line.split("\t"), columns)
     if kind in (".json", ".jsonl"):
         return json_records(name, lines)
-    if columns:                                            # text;label: cut at the last, the text may hold one
+    if columns:  # text;label is cut at the last semicolon, because the text may hold one
         return separated_records(lines, lambda line: line.rsplit(";", 1), columns)
     return ((f"line {number}", line.rstrip("\r\n")) for number, line in enumerate(lines, 1))
-
-
-def choose_columns(columns, text=None, labels=(None,), need_label=True):
-    """(text column, label columns) by the wanted names, or for None by the usual ones; None if it is not clear."""
-    def find(wanted, usual):
-        names = [wanted.casefold()] if wanted else usual
-        matches = [c for c in columns if c == wanted] or [c for c in columns if c.casefold() in names]
-        if not wanted and "label_text" in map(str.casefold, matches):
-            matches = [c for c in matches if c.casefold() != "label"]
-        return matches if len(matches) == 1 else []
-
-    text_column, label_columns = find(text, USUAL_TEXT), [c for wanted in labels for c in find(wanted, USUAL_LABEL)]
-    return (text_column[0], label_columns) if text_column and (label_columns or not need_label) else None
-
-
-def no_column(path, named, record):
-    """The message when the columns cannot be told. named: {how one names a column: the name that was given, or None}"""
-    if absent := [how.replace("COLUMN", name) for how, name in named.items()
-                  if name and name.casefold() not in map(str.casefold, record)]:
-        return f"{path} has no column for {' and '.join(absent)}; it has {', '.join(record) or 'none'}"
-    question, those = (("columns are the text and the label", "them") if len(named) > 1 else
-                       ("column is the text", "it"))
-    return f"{path}: which {question}? It has {', '.join(record) or 'none'}. Name {those} with {' '.join(named)}"
 
 
 def read_texts(path=None, column=None, how="--text COLUMN"):
@@ -217,20 +211,33 @@ def read_texts(path=None, column=None, how="--text COLUMN"):
     """
     stdin = None if path else io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", "surrogateescape", newline="\n")
     path = Path(path or ("stdin.jsonl" if column else "stdin"))
-    choose, picked, row = partial(choose_columns, text=column, need_label=False), None, -1
+    choose = partial(choose_columns, text=column, need_label=False)
+    picked = None
+    row = -1
     for where, record in read_records(path, choose, lines=stdin):
         if record is BLANK:
             continue
-        row, text, problem = row + 1, record, None
+        row += 1
+        text = record
         if isinstance(record, dict):
             picked = picked or choose(list(record))
-            if picked is None and (column or ".json" not in path.name):     # a header is the same for all rows
-                raise UserError(no_column(path, {how: column}, record))
-            text = record.get(picked[0], Problem("without a text field")) if picked else Problem("without a text field")
-        if isinstance(text, Problem):
-            problem = "a row " + text
-        elif not isinstance(text, str):
-            problem = f"the text is not a string but {json.dumps(text)[:40]}"
-        elif BROKEN.search(text):
-            problem = "the text holds bytes that are not valid text"
-        yield row, None if problem else text, problem and f"{where}: {problem}"
+            if picked is None and (column or ".json" not in path.name):  # a header is the same for all rows
+                raise UserError(no_column(path, {how: column}, list(record)))
+            missing = Problem("without a text field")
+            text = record.get(picked[0], missing) if picked else missing
+        problem = problem_of(text)
+        if problem:
+            yield row, None, f"{where}: {problem}"
+        else:
+            yield row, text, None
+
+
+def problem_of(text):
+    """Why a value cannot be classified, or None if it is a text."""
+    if isinstance(text, Problem):
+        return "a row " + text
+    if not isinstance(text, str):
+        return f"the text is not a string but {json.dumps(text)[:40]}"
+    if BROKEN.search(text):
+        return "the text holds bytes that are not valid text"
+    return None

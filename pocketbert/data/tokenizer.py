@@ -1,6 +1,18 @@
-"""Text to token ids: clean a tweet, split it into the pieces a model was trained on, number the pieces."""
+"""From text to token ids: clean the text, split it into the pieces a model was trained on, number the pieces.
 
-import os
+    "@ann so gooood" --clean--> "@user so gooood" --split--> [CLS] @ user so goo ##ood [SEP] --number--> ids
+
+A checkpoint is only as good as its tokenizer: if one piece has another number, the model reads another sentence, and no
+error shows it. Every reader in tokenizer_files.py is therefore tested for equal ids against `transformers`.
+
+    tokenizer = load_tokenizer(find, config)                 # whichever files the checkpoint has (tokenizer_files.py)
+    ids = tokenizer(["so good", "so bad"], max_length=128)   # lists of ids, special tokens included
+
+How text is split: WordPiece (BERT; Schuster & Nakajima 2012), byte-level BPE (RoBERTa; Sennrich et al. 2016,
+arXiv:1508.07909), BPE on words (BERTweet; Nguyen et al. 2020, arXiv:2005.10200), Unigram (XLM-R; Kudo 2018,
+arXiv:1804.10959). The `tokenizers` library does the work. How tweets are cleaned is in tweets.py.
+"""
+
 from collections import Counter
 from pathlib import Path
 
@@ -9,14 +21,14 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from pocketbert.data.tweets import CLEANERS
 from pocketbert.errors import UserError
+from pocketbert.files import write_text
 
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
 ROBERTA_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 class Tokenizer:
-    """`tokenizers.Tokenizer` with cleaning in front and truncation behind.
+    """A `tokenizers.Tokenizer` with cleaning before it and truncation after it.
 
     backend       the tokenizers.Tokenizer; its own truncation and padding are switched off
     cleaning      a key of CLEANERS
@@ -29,7 +41,8 @@ class Tokenizer:
         if cleaning not in CLEANERS:
             raise UserError(f"unknown text cleaning {cleaning!r}: choose one of {', '.join(CLEANERS)}")
         config = config or {}
-        self.backend, self.cleaning = backend, cleaning
+        self.backend = backend
+        self.cleaning = cleaning
         backend.no_truncation()             # all-MiniLM-L6-v2's file pads every text to 128
         backend.no_padding()
         self.num_ids = max(backend.get_vocab().values(), default=-1) + 1
@@ -42,12 +55,14 @@ class Tokenizer:
         probe = backend.encode("a")         # which special tokens does it put before and after a text?
         start = probe.special_tokens_mask.index(0) if 0 in probe.special_tokens_mask else 1
         end = start + probe.special_tokens_mask.count(0)
-        self.prefix, self.suffix = probe.ids[:start], probe.ids[end:]
+        self.prefix = probe.ids[:start]
+        self.suffix = probe.ids[end:]
 
     def same_as(self, other):
-        """Does it cut every text into the same ids? Then inner tensors can be compared token by token."""
-        return (self.backend.to_str(), self.cleaning, self.pad_id) == (
-            other.backend.to_str(), other.cleaning, other.pad_id)
+        """Does `other` give the same ids for every text? Then inner tensors can be compared token by token."""
+        ours = (self.backend.to_str(), self.cleaning, self.pad_id)
+        theirs = (other.backend.to_str(), other.cleaning, other.pad_id)
+        return ours == theirs
 
     def _first_id(self, tokens, default):
         ids = (self.backend.token_to_id(token) for token in tokens)
@@ -68,18 +83,10 @@ class Tokenizer:
         return rows
 
     def save(self, folder):
-        """Write folder/tokenizer.json, whole or not at all: temporary file, fsync, rename."""
-        path = Path(folder) / "tokenizer.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tokenizer.json.{os.getpid()}")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(self.backend.to_str().encode("utf-8"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write folder/tokenizer.json in one step."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.backend.to_str(), folder / "tokenizer.json")
 
 
 def well_formed(text):
@@ -90,10 +97,10 @@ def well_formed(text):
 
 
 def train_wordpiece(texts, vocab_size=8000, lowercase=True):
-    """A BERT-style WordPiece learned from `texts`: the same texts give the same ids, always.
+    """A WordPiece tokenizer as BERT has it, learned from `texts`. The same texts always give the same ids.
 
-    The library numbers the letters in the random order of a hash table, and equal counts are then decided by
-    those numbers. So we number them first: specials 0..4, letters by frequency, "##" letters, then merges.
+    The library numbers the letters in the random order of a hash table and decides ties between equal counts by these
+    numbers. Therefore we fix the numbers first: special tokens 0..4, letters by frequency, "##" letters, then merges.
     """
     texts = [well_formed(text) for text in texts]
     trainee = bert_backend({token: i for i, token in enumerate(BERT_SPECIALS)}, lowercase=lowercase)
@@ -110,7 +117,7 @@ def train_wordpiece(texts, vocab_size=8000, lowercase=True):
 
 
 def add_specials(backend, specials, single, pair):
-    """Declare the special tokens, so that text is never cut inside them, and where they go."""
+    """Declare the special tokens, so that text is never split inside them, and say where they go."""
     present = [token for token in specials if backend.token_to_id(token) is not None]
     backend.add_special_tokens(present)
     backend.post_processor = processors.TemplateProcessing(
@@ -119,7 +126,7 @@ def add_specials(backend, specials, single, pair):
 
 
 def bert_backend(vocab, lowercase=True, strip_accents=None, chinese_chars=True):
-    """WordPiece as BERT has it. vocab: piece -> id. strip_accents None: as lowercase."""
+    """WordPiece as BERT has it. vocab: piece -> id; strip_accents: None means the same as lowercase."""
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(
         lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese_chars)

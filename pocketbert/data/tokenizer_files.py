@@ -1,4 +1,14 @@
-"""The five layouts in which tokenizers are published."""
+"""Read the tokenizer of a checkpoint from any of the five layouts in which tokenizers are published.
+
+    files                        method                published by, for example
+    tokenizer.json               any                   most checkpoints since 2020; `save_model` writes this one
+    vocab.txt                    WordPiece             BERT, DistilBERT, MiniLM, TinyBERT
+    vocab.json, merges.txt       byte-level BPE        RoBERTa, Cardiff NLP's Twitter models
+    vocab.txt, bpe.codes         BPE on words          BERTweet
+    sentencepiece.bpe.model      Unigram               XLM-R, Cardiff NLP's multilingual models
+
+The ids must be those of `transformers`, which the tests compare.
+"""
 
 import json
 import struct
@@ -15,7 +25,7 @@ from pocketbert.errors import UserError
 
 @contextmanager
 def reading(*paths):
-    """Turn whatever a broken file provokes, in Python or in the library, into one line that names the file."""
+    """Turn any error that a broken file causes, in Python or in the library, into one line that names the file."""
     try:
         yield
     except OSError:
@@ -32,7 +42,7 @@ def read_text(path):
 
 
 def read_lines(path):
-    """Only "\n" ends a line: real vocabularies hold U+0085 and U+2028, where str.splitlines would cut."""
+    """Lines end at "\n" only: real vocabularies hold U+0085 and U+2028, at which str.splitlines would split."""
     lines = read_text(path).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
@@ -42,7 +52,7 @@ def add_roberta_specials(backend):
 
 
 def read_wordpiece(vocab_path, options):
-    """BERT's vocab.txt: a piece per line, the line number is its id. Uncased unless `options` say otherwise."""
+    """BERT's vocab.txt: one piece per line, whose id is the line number. Uncased unless `options` say otherwise."""
     vocab = {piece: i for i, piece in enumerate(read_lines(vocab_path))}
     if missing := [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocab]:
         raise UserError(f"no {', '.join(missing)} in it")
@@ -66,9 +76,9 @@ def read_byte_bpe(vocab_path, merges_path, options):
 def read_bertweet(vocab_path, codes_path):
     """BERTweet's vocab.txt and bpe.codes -> (backend, number of real ids).
 
-    vocab.txt counts from 4, after <s> <pad> </s> <unk>, and writes "goo@@" for a piece that continues. In
-    bpe.codes the end of a word is marked instead: "goo" continues, "good</w>" ends. A piece that merging
-    passes through but vocab.txt lacks gets an id behind the real ones; Tokenizer reads it as <unk>.
+    The ids of vocab.txt start at 4, after <s> <pad> </s> <unk>, and "goo@@" is a piece that continues a word. bpe.codes
+    marks the end of a word instead: "goo" continues, "good</w>" ends. A piece that merging produces on its way but that
+    vocab.txt lacks gets an id above the real ones, and Tokenizer turns it into <unk>.
     """
     ids = {token: i for i, token in enumerate(ROBERTA_SPECIALS[:4])}
     for line in read_lines(vocab_path):
@@ -116,9 +126,9 @@ def protobuf_fields(data):
 
 
 def read_sentencepiece(path):
-    """XLM-R's sentencepiece.bpe.model (in truth Unigram: pieces with log-probabilities).
+    """XLM-R's sentencepiece.bpe.model, which is a Unigram model despite its name: pieces with log-probabilities.
 
-    fairseq numbered <s> <pad> </s> <unk> 0..3, where the file has <unk> <s> </s>: the rest moves up by one.
+    fairseq numbers <s> <pad> </s> <unk> 0..3, where the file has <unk> <s> </s>. All other ids are larger by one.
     """
     pieces, charsmap = [], b""
     for field, value in protobuf_fields(Path(path).read_bytes()):

@@ -1,4 +1,11 @@
-"""Cleaning tweets as the authors of a checkpoint did."""
+"""Clean tweets as the authors of a checkpoint cleaned its training texts.
+
+    cardiff     "@ann see https://t.co/x"  ->  "@user see http"
+    bertweet    "@ann isn't here 😂 …"     ->  "@USER is n't here :face_with_tears_of_joy: ..."
+
+A model that was pretrained on "@USER" has hardly seen "@ann": without the cleaning it would meet words that are new to
+it. The name of the cleaning is stored in config.json ("text_cleaning"), so that every later step does the same.
+"""
 
 import html
 import re
@@ -12,8 +19,8 @@ def clean_cardiff(text):
     return " ".join("http" if word.startswith("http") else word for word in words)
 
 
-# Emoji that the world calls by another name than the Unicode standard does. With these, the most
-# frequent first, 437 of the 516 emoji in BERTweet's vocabulary get the name it has for them; without, 343.
+# Emoji whose usual name differs from that of the Unicode standard, the most frequent first. With this list 437 of the
+# 516 emoji in BERTweet's vocabulary get the name that it has for them; without it 343 do.
 EMOJI_NAMES = """
 ❤red_heart 😍smiling_face_with_heart-eyes ♥heart_suit 😘face_blowing_a_kiss 👌OK_hand
 😁beaming_face_with_smiling_eyes ☺smiling_face 🙏folded_hands 👍thumbs_up 💯hundred_points 🙌raising_hands
@@ -38,8 +45,8 @@ EMOJI_NAMES = {entry[0]: entry[1:] for entry in EMOJI_NAMES.split()}
 
 NARROW_EMOJI = "✌♀♂☮✏☘☠❄☃✍☯✈☑☁☄✔✖✝▪‼⁉"
 
-# NLTK's TweetTokenizer in one expression; the first alternative that fits wins. The lengths are bounded (a
-# label of a domain has at most 63 letters, a mail name 64) so that a hostile text takes linear time.
+# NLTK's TweetTokenizer in one expression; the first alternative that matches wins. The lengths are bounded (a label of
+# a domain has at most 63 letters, the name in a mail address 64), so that a hostile text takes linear time.
 TWEET_TOKEN = re.compile(r"""
       https?:(?:/{1,3}|[a-z0-9%])[^\s()<>{}\[\]]+[^\s`!()\[\]{};:'".,<>?«»“”‘’]     # link
     | [a-z0-9.\-]{1,253}\.[a-z]{2,13}/[^\s()<>{}\[\]]+[^\s`!()\[\]{};:'".,<>?«»“”‘’]  # no http
@@ -64,10 +71,10 @@ CONTRACTIONS = [("cannot ", "can not "), ("n't ", " n't "), ("n 't ", " n't "), 
 
 @lru_cache(maxsize=4096)
 def emoji_name(char):
-    """':red_heart:' for '❤'; '' for the variation selector; any other character comes back as it is.
+    """':red_heart:' for '❤'; '' for the variation selector; any other character as it is.
 
-    Unicode has no "emoji" flag in Python, so: everything above U+1F1E6, the symbols that are as wide as a
-    Chinese character (that excludes ★ and ♡, which BERTweet keeps), and the two lists above.
+    Python's unicodedata does not say which characters are emoji. We take everything from U+1F1E6 on, the symbols that
+    are as wide as a Chinese character (which excludes ★ and ♡, as BERTweet does), and the two lists above.
     """
     if char == "\ufe0f":
         return ""
@@ -86,7 +93,9 @@ def bertweet_word(token):
         return "@USER"
     if token.lower().startswith(("http", "www")):
         return "HTTPURL"
-    return {"’": "'", "…": "..."}.get(token) or emoji_name(token) if len(token) == 1 else token
+    if len(token) == 1:
+        return {"’": "'", "…": "..."}.get(token) or emoji_name(token)
+    return token
 
 
 def clean_bertweet(text):

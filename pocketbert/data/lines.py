@@ -1,0 +1,71 @@
+"""Bytes to lines of text: gzip, encodings, byte order marks, and bytes that cannot be decoded."""
+
+import gzip
+import io
+import re
+import zlib
+
+from pocketbert.errors import UserError
+
+BROKEN = re.compile("[\ud800-\udfff]+")  # undecodable bytes, or half a character written as a JSON escape
+
+
+def open_bytes(path):
+    return gzip.open(path) if str(path).endswith(".gz") else open(path, "rb")
+
+
+def detect_encoding(path):
+    """(encoding, note or None) of a text file: by its byte order mark or, failing that, by all its lines.
+
+    A few broken rows do not make a file Latin-1: read that way, each good "é" of the others would become "Ã©".
+    Only if most of the lines beyond ASCII are not UTF-8 is the file what Windows programs write, cp1252.
+    """
+    beyond_ascii = 0
+    invalid = 0
+    with open_bytes(path) as file:
+        for number, line in enumerate(file):
+            if number == 0 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                return "utf-16", None
+            if not line.isascii():
+                beyond_ascii += 1
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError:
+                    invalid += 1
+    if invalid * 2 <= beyond_ascii:
+        return "utf-8-sig", None  # plain UTF-8 too: a mark is dropped if there is one
+    return "cp1252", (f"{path.name} is not UTF-8 ({invalid:,} of the {beyond_ascii:,} lines beyond ASCII): "
+                      "read as cp1252")
+
+
+def text_lines(path, notes):
+    """The lines of a file, in constant memory, split at \\n alone: texts hold \\r, U+2028 and the like.
+
+    A byte that cannot be decoded arrives as a lone surrogate, so that the reader of the row can tell it from a
+    U+FFFD that somebody typed.
+    """
+    try:
+        encoding, note = detect_encoding(path)
+        if note and note not in notes:
+            notes.append(note)
+        errors = "replace" if encoding == "utf-16" else "surrogateescape"
+        with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding, errors=errors, newline="\n") as lines:
+            yield from lines
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
+
+
+class NumberedLines:
+    """An iterator over lines that knows the number of the line it gave last."""
+
+    def __init__(self, lines):
+        self.lines = iter(lines)
+        self.number = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        line = next(self.lines)
+        self.number += 1
+        return line

@@ -1,0 +1,23 @@
+"""Encodings: marks, Windows files, single broken bytes."""
+
+import pytest
+from small_tables import load_own, many
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_with_a_mark_and_utf8_are_read(tmp_path, encoding):
+    texts, notes, _ = load_own(tmp_path, ("text,label\r\ncafé – “ok” 🙂,pos\r\n" + many()).encode(encoding))
+    assert texts["café – “ok” 🙂"] == "pos" and len(texts) == 21 and notes == ""
+
+
+def test_one_broken_row_is_repaired_and_does_not_turn_the_others_into_mojibake(tmp_path):
+    body = "text,label\ncafé,pos\nnaïve,neg\ntypewriter \ufffd,neg\n".encode() + b"don\xc2,pos\n" + many().encode()
+    texts, notes, _ = load_own(tmp_path, body)
+    assert texts["café"] == "pos" and texts["don\ufffd"] == "pos" and len(texts) == 24
+    assert notes == ("1 row of mine.csv with bytes that are not valid text, replaced by U+FFFD "
+                     "(first: line 5): used")
+
+
+def test_a_file_from_windows_is_read_as_cp1252_and_says_so(tmp_path):
+    texts, notes, _ = load_own(tmp_path, ("text,label\ncafé “ok” €,pos\n" + many()).encode("cp1252"))
+    assert texts["café “ok” €"] == "pos" and "read as cp1252" in notes
