@@ -1,6 +1,5 @@
-"""The distillation loss against a computation by hand, and what surrounds it."""
+"""The distillation loss against a computation by hand, and the whole command."""
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -10,28 +9,17 @@ import torch
 import torch.nn.functional as F
 
 import distill
-from distill import kd_loss
-from pocketbert.distillation.cache import cached_logits, open_teachers, teacher_logits
-from pocketbert.distillation.ensemble import (
-    calibrate_temperature,
-    combine,
-    combine_teachers,
-    confidence_weights,
-    entropy_weights,
-    validation_weights,
-)
-from pocketbert.distillation.inner import InnerLosses
-from pocketbert.evaluation.metrics import t_interval
+from data_utils import load_dataset
+from distill import DistillationData, kd_loss, new_texts, same_steps
 from pocketbert.models.folder import load_model, save_model
-from pocketbert.models.hooks import record_outputs
-from pocketbert.models.recipes import student_of_teacher
-from pocketbert.models.surgery import narrow
 from small_models import LABELS, TEXTS, random_model
 
 STUDENT = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]])
 TEACHER = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
 GOLD = torch.tensor([0, 2])
 
+
+# ---- kd_loss -------------------------------------------------------------------------------------------
 
 def softmax(row, temperature):
     powers = [math.exp(x / temperature) for x in row]
@@ -86,6 +74,14 @@ def test_no_gradient_flows_into_the_teacher():
     assert teacher.grad is None
 
 
+def test_text_without_a_label_has_the_soft_term_only():
+    labels = torch.tensor([0, -1])
+    both = kd_loss(STUDENT, TEACHER, labels, 2.0, 0.4)
+    soft = kd_loss(STUDENT, TEACHER, labels, 2.0, 1.0)
+    torch.testing.assert_close(both, 0.4 * soft + 0.6 * F.cross_entropy(STUDENT[:1], GOLD[:1]) / 2)
+    assert kd_loss(STUDENT, TEACHER, torch.tensor([-1, -1]), 2.0, 0.0).item() == 0  # no label, no NaN
+
+
 @pytest.mark.parametrize("wrong", [dict(temperature=0.0), dict(alpha=1.5), dict(alpha=-0.1)])
 def test_impossible_temperature_or_alpha_is_an_error(wrong):
     with pytest.raises(ValueError):
@@ -97,70 +93,21 @@ def test_other_label_lists_are_an_error():
         kd_loss(STUDENT, TEACHER[:, :2], GOLD)
 
 
-def test_teacher_is_asked_once_for_each_text_whatever_the_order(tmp_path):
-    asked = []
+# ---- what surrounds it ---------------------------------------------------------------------------------
 
-    def teacher(texts):
-        asked.extend(texts)
-        return torch.tensor([[float(len(text)), 0.0] for text in texts])
-
-    cache = tmp_path / "logits.safetensors"
-    first = cached_logits(cache, ["a", "bb", "a"], teacher)
-    second = cached_logits(cache, ["ccc", "bb", "\ud800"], teacher)
-    assert first.tolist() == [[1, 0], [2, 0], [1, 0]] and second.tolist() == [[3, 0], [2, 0], [1, 0]]
-    assert asked == ["a", "bb", "ccc", "\ud800"]
+def test_labelled_examples_are_those_with_a_label():
+    logits = torch.arange(6.0).view(3, 2)
+    part = DistillationData(["a", "b", "c"], [1, 0, -1], logits, 0.9).labelled()
+    assert (part.texts, part.labels) == (["a", "b"], [1, 0]) and torch.equal(part.teacher_logits, logits[:2])
 
 
-def test_student_of_all_the_teachers_layers_is_the_teacher(padded_batch):
-    teacher = random_model()
-    assert torch.equal(student_of_teacher("teacher:layers=0,1,2", teacher)(*padded_batch), teacher(*padded_batch))
+@pytest.mark.parametrize("epochs, num_texts, num_labelled", [(3, 100, 100), (2, 150, 100), (3, 500, 7)])
+def test_control_has_at_least_as_many_texts_to_learn_from_and_less_than_an_epoch_more(epochs, num_texts, num_labelled):
+    more = same_steps(epochs, num_texts, num_labelled) * num_labelled - epochs * num_texts
+    assert 0 <= more < num_labelled
 
 
-def test_student_of_some_layers_has_these_and_leaves_the_teacher_alone():
-    teacher = random_model()
-    student = student_of_teacher("teacher:layers=0,2", teacher)
-    assert len(teacher.layers) == 3 and student.config.num_heads == [4, 4]
-    assert torch.equal(student.layers[1].ffn.up.weight, teacher.layers[2].ffn.up.weight)
-    student.layers[1].ffn.up.weight.data.zero_()
-    assert teacher.layers[2].ffn.up.weight.abs().sum() > 0
-
-
-@pytest.mark.parametrize("recipe", ["teacher:layers=0,9", "teacher:layers=", "teacher:layers=2,0", "teacher:depth=3",
-                                    "teacher:layers=0,-1"])
-def test_impossible_layers_are_an_error_that_says_what_is_possible(recipe):
-    with pytest.raises(ValueError, match="from 0 to 2"):
-        student_of_teacher(recipe, random_model())
-
-
-
-
-def test_text_without_a_label_has_the_soft_term_only():
-    labels = torch.tensor([0, -1])
-    both = kd_loss(STUDENT, TEACHER, labels, 2.0, 0.4)
-    soft = kd_loss(STUDENT, TEACHER, labels, 2.0, 1.0)
-    torch.testing.assert_close(both, 0.4 * soft + 0.6 * F.cross_entropy(STUDENT[:1], GOLD[:1]) / 2)
-    assert kd_loss(STUDENT, TEACHER, torch.tensor([-1, -1]), 2.0, 0.0).item() == 0  # no label, no NaN
-
-
-def test_narrower_student_with_a_permutation_for_a_projection_is_its_teacher(padded_batch):
-    """Permuting the hidden numbers everywhere changes nothing: no matrix, bias or gain was forgotten."""
-    for family in ("bert", "roberta", "distilbert"):
-        teacher = random_model(family=family)
-        permutation = torch.eye(32)[torch.randperm(32)]
-        student = narrow(teacher, permutation)
-        torch.testing.assert_close(student(*padded_batch), teacher(*padded_batch), atol=1e-5, rtol=1e-4)
-
-
-def test_interval_over_seeds_equals_scipys():
-    from scipy.stats import t
-    values = [0.79, 0.80, 0.82, 0.805]
-    mean, low, high = t_interval(values)
-    half = t.ppf(0.975, 3) * torch.tensor(values).double().std().item() / 2
-    assert (mean, low, high) == pytest.approx((0.80375, 0.80375 - half, 0.80375 + half), rel=1e-3)
-    assert math.isnan(t_interval([0.8])[1])
-
-
-# The whole command --------------------------------------------------------------------------------------
+# ---- the whole command ---------------------------------------------------------------------------------
 
 @pytest.fixture
 def folder(tmp_path, tokenizer):
@@ -176,25 +123,65 @@ def folder(tmp_path, tokenizer):
 
 
 def run(folder, *flags, teachers=("teacher",)):
-    distill.main(["--teacher", *(str(folder / name) for name in teachers), "--data", str(folder / "mine.csv"),
-                  "--out", str(folder / "out"), "--epochs", "1", *map(str, flags)])
+    """Run distill.py. Returns the student and what main returned."""
+    returned = distill.main(["--teacher", *(str(folder / name) for name in teachers), "--data",
+                             str(folder / "mine.csv"), "--out", str(folder / "out"), "--epochs", "1",
+                             *map(str, flags)])
     model, tokenizer = load_model(folder / "out")
     assert torch.isfinite(model(torch.tensor(tokenizer(["a good day"], 20)))).all()
-    return model, json.loads((folder / "out" / "run.json").read_text())
+    return model, returned
+
+
+def alone(folder):
+    return json.loads((folder / "out-alone" / "run.json").read_text())
+
+
+def weights(folder):
+    return load_model(folder)[0].state_dict()
+
+
+def same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_main_returns_what_run_json_says(folder):
+    _, returned = run(folder, "--student", "bag", "--control")
+    assert returned["script"] == "distill.py" and not returned["control"]
+    assert json.loads((folder / "out" / "run.json").read_text())["validation"] == returned["validation"]
 
 
 @pytest.mark.parametrize("student", ["scratch:layers=1,hidden=16,heads=2,vocab=60", "teacher:layers=0,2",
                                      "teacher:layers=1:hidden=16", "lstm:hidden=8", "gru:hidden=8", "xlstm:hidden=8",
                                      "rwkv:hidden=8", "bag:ngrams=2,buckets=64"])
 def test_every_kind_of_student_learns_from_two_teachers_of_two_families(folder, student):
-    model, run_json = run(folder, "--student", student, "--weights", "confidence", teachers=("teacher", "other"))
-    assert model.config.label_names == LABELS and len(run_json["teachers"]) == 2
+    """With alpha 1 the loss is the distance to the teachers: it falls."""
+    model, returned = run(folder, "--student", student, "--weights", "confidence", "--alpha", 1, "--epochs", 6,
+                          "--patience", 6, "--lr", 5e-3, "--dropout", 0, teachers=("teacher", "other"))
+    assert model.config.label_names == LABELS and len(returned["teachers"]) == 2
+    assert returned["history"][-1]["loss"] < returned["history"][0]["loss"]
 
 
-@pytest.mark.parametrize("flags", [["--hidden", 1, "--attention", 1, "--relations", 1, "--relation-heads", 4],
-                                   ["--loss", "mse"], ["--loss", "decoupled"], ["--augment", 2]])
-def test_every_loss_and_augmentation_trains(folder, flags):
-    run(folder, "--student", "teacher:layers=0,2", *flags)
+@pytest.mark.parametrize("flags", [["--loss", "mse"], ["--loss", "decoupled"], ["--temperature", 5], ["--alpha", 0.9],
+                                   ["--hidden", 1], ["--attention", 1], ["--relations", 1],
+                                   ["--relations", 1, "--relation-heads", 8]])
+def test_every_loss_changes_what_is_learned(folder, flags):
+    plain = run(folder, "--student", "teacher:layers=0,2")[0].state_dict()
+    assert not same_weights(run(folder, "--student", "teacher:layers=0,2", *flags)[0].state_dict(), plain)
+
+
+def test_inner_losses_are_part_of_the_loss_that_is_trained(folder):
+    losses = [run(folder, "--student", "teacher:layers=0,1", "--lr", 0, *flags)[1]["history"][0]["loss"]
+              for flags in ([], ["--hidden", 1])]
+    assert losses[1] > losses[0] + 0.1
+
+
+def test_projection_is_trained_with_the_student(folder):
+    """The hidden loss of a narrower student falls below what a frozen projection allows: with frozen layers, only the
+    projection and the head can learn."""
+    flags = ["--student", "teacher:layers=0,1:hidden=16", "--freeze", 2, "--hidden", 1, "--alpha", 1, "--dropout", 0,
+             "--epochs", 4, "--patience", 4, "--lr", 1e-2]
+    _, returned = run(folder, *flags)
+    assert returned["history"][-1]["loss"] < 0.9 * returned["history"][0]["loss"]
 
 
 def test_inner_losses_work_for_a_narrower_student_and_leave_nothing_in_its_folder(folder):
@@ -213,37 +200,101 @@ def test_words_of_a_recurrent_student_start_from_the_teachers(folder):
     torch.testing.assert_close(model.embeddings.word.weight, load_model(folder / "teacher")[0].embeddings.word.weight)
 
 
-def test_teachers_whose_labels_are_ordered_differently_are_aligned_by_name(folder, tokenizer):
-    from pocketbert.distillation.cache import open_teachers, teacher_logits
-    args = distill.parse_args(["--teacher", "a", "--student", "b", "--data", "demo", "--out", str(folder / "out")])
-    answers = teacher_logits(open_teachers([str(folder / "teacher"), str(folder / "other")]), TEXTS, args, "cpu")
-    other, tokenizer = load_model(folder / "other")
-    alone = torch.cat([other(torch.tensor(tokenizer([text], 128))) for text in TEXTS])
-    torch.testing.assert_close(answers[1], alone.flip(1), atol=1e-5, rtol=1e-4)
+def test_student_that_is_its_teacher_has_nothing_to_learn(folder):
+    """Every text, augmented ones included, is compared with the teacher's logits for this text."""
+    _, returned = run(folder, "--student", "teacher:layers=0,1,2", "--alpha", 1, "--dropout", 0, "--augment", 1,
+                      "--lr", 0)
+    assert returned["history"][0]["loss"] == pytest.approx(0, abs=1e-5)
 
 
-def test_control_has_as_many_steps_and_no_teacher(folder, monkeypatch):
-    """With twice as many texts for the student, the control has twice the epochs, and no unlabelled text."""
+@pytest.mark.parametrize("flags, expected", [([], 2.0), (["--temperature", 5], 5.0), (["--loss", "mse"], math.inf)])
+def test_teachers_are_combined_at_the_temperature_of_the_loss(folder, monkeypatch, flags, expected):
     seen = []
-    monkeypatch.setattr(distill, "train_student", lambda student, ids, labels, teacher_logits, validate, args, alpha,
-                        *rest: seen.append((len(ids), labels, args.epochs, args.patience, alpha))
-                        or distill.TrainingLog(student, args))
-    run(folder, "--student", "bag:ngrams=1", "--augment", 1, "--unlabelled", folder / "more.txt", "--control",
-        "--epochs", 2, "--patience", 1)
-    (texts, labels, epochs, patience, alpha), (alone_texts, alone_labels, alone_epochs, alone_patience, none) = seen
-    assert len(labels) == texts > len(alone_labels) == alone_texts
-    assert 0 <= alone_epochs * alone_texts - epochs * texts < alone_texts and (epochs, patience) == (2, 1)
-    assert alone_patience * alone_texts >= patience * texts
-    assert labels == alone_labels + [-1] * (texts - alone_texts) and (alpha, none) == (0.5, 0.0)
-    assert json.loads((folder / "out-alone" / "run.json").read_text())["control"]
+    combine = distill.combine
+    monkeypatch.setattr(distill, "combine", lambda *args: seen.append(args[-1]) or combine(*args))
+    run(folder, "--student", "bag", *flags, teachers=("teacher", "other"))
+    assert seen == [expected]
 
 
-def test_seeds_are_told_one_by_one_and_the_first_ones_model_is_kept(folder, capsys):
-    _, run_json = run(folder, "--student", "bag", "--control", "--seeds", 2)
-    assert [len(scores) for scores in run_json["seeds"].values()] == [2, 2]
-    assert run_json["validation"] == run_json["seeds"]["student"][0]
+# ---- control and seeds ---------------------------------------------------------------------------------
+
+def test_control_learns_from_the_labelled_texts_alone_for_as_many_steps(folder):
+    flags = ["--student", "bag:ngrams=1", "--augment", 1, "--unlabelled", folder / "more.txt", "--control",
+             "--epochs", 2, "--patience", 9]
+    _, returned = run(folder, *flags)
+    control = alone(folder)
+    assert control["control"] and control["texts"] == control["data"]["train"] < returned["texts"]
+    assert len(returned["history"]) == 2
+    assert len(control["history"]) == same_steps(2, returned["texts"], control["texts"]) > 2
+
+
+def test_control_does_not_depend_on_the_teacher(folder, tokenizer):
+    save_model(random_model(seed=5, vocab_size=max(tokenizer.vocab_size, 60)), tokenizer, folder / "third", run={})
+    controls = []
+    for teacher in ("teacher", "third"):
+        run(folder, "--student", "gru:hidden=8", "--control", "--epochs", 2, "--lr", 1e-2, teachers=(teacher,))
+        controls.append(weights(folder / "out-alone"))
+    assert same_weights(*controls)
+
+
+def test_control_is_the_student_of_alpha_0(folder):
+    run(folder, "--student", "gru:hidden=8", "--control", "--epochs", 2, "--lr", 1e-2)
+    control = weights(folder / "out-alone")
+    run(folder, "--student", "gru:hidden=8", "--alpha", 0, "--epochs", 2, "--lr", 1e-2)
+    assert same_weights(weights(folder / "out"), control)
+
+
+def test_student_and_control_start_from_the_same_weights_and_another_seed_from_others(folder):
+    run(folder, "--student", "gru:hidden=8", "--control", "--lr", 0)
+    student = weights(folder / "out")
+    assert same_weights(student, weights(folder / "out-alone"))
+    run(folder, "--student", "gru:hidden=8", "--seed", 1, "--lr", 0)
+    assert not same_weights(student, weights(folder / "out"))
+
+
+def test_scores_of_every_seed_are_kept_and_the_first_ones_model(folder, capsys):
+    _, returned = run(folder, "--student", "bag", "--control", "--seeds", 2)
+    assert [len(scores) for scores in returned["seeds"].values()] == [2, 2]
+    assert returned["validation"] == returned["seeds"]["student"][0]
     assert "difference" in capsys.readouterr().out
+    first = weights(folder / "out")
+    run(folder, "--student", "bag")
+    assert same_weights(weights(folder / "out"), first)
 
+
+def test_after_epoch_is_called_for_the_first_student_only(folder):
+    seen = []
+    distill.main(["--teacher", str(folder / "teacher"), "--student", "bag", "--data", str(folder / "mine.csv"),
+                  "--out", str(folder / "out"), "--epochs", "2", "--control", "--seeds", "2"],
+                 after_epoch=lambda epoch, scores: seen.append(epoch))
+    assert seen == [1, 2]
+
+
+# ---- texts without a label -----------------------------------------------------------------------------
+
+def test_new_texts_are_neither_known_nor_held_out_and_occur_once(folder):
+    data = load_dataset(str(folder / "mine.csv"))
+    known, held_out = data.train.texts[0], data.validation.texts[0]
+    sources = [("a", ["new", known, held_out.upper()]), ("b", ["New ", "newer", f" {known}"])]
+    assert new_texts(sources, data) == ["new", "newer"]
+
+
+def test_what_is_held_out_or_known_is_left_out_of_further_texts(folder, capsys):
+    rows = [f"{text} {i}" for i, text in enumerate(TEXTS * 6)]
+    (folder / "more.txt").write_text("\n".join([*rows, "a new text", "a new text"]))
+    _, returned = run(folder, "--student", "bag", "--unlabelled", folder / "more.txt")
+    assert "1 texts without a label; left out: 7 that are validation or test texts" in capsys.readouterr().out
+    assert returned["texts"] == len(rows) - 7 + 1
+
+
+def test_masked_words_teach_a_student_with_the_teachers_tokenizer(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(distill, "augment", lambda *args, **more: seen.append((args[3], more["mask"])) or ["x [MASK]"])
+    run(folder, "--student", "teacher:layers=0", "--augment", 1, "--augment-with", "mask", "swap")
+    assert seen == [(["mask", "swap"], "[MASK]")]
+
+
+# ---- what is refused -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("flags, message", [
     (["--student", "teacher:layers=5,1"], "rising order"), (["--student", "teacher:hidden=64"], "below the teacher's"),
@@ -260,185 +311,43 @@ def test_teachers_of_different_tasks_are_refused(folder, tokenizer):
         run(folder, "--student", "bag", teachers=("teacher", "binary"))
 
 
-def test_inner_losses_are_the_sum_of_their_parts_and_zero_against_oneself(padded_batch):
-    from pocketbert.data.batching import make_batch
-    from pocketbert.distillation.inner import attention_loss, attention_scores, hidden_loss, relation_loss
-    batch = make_batch([[2, 7, 9, 3], [2, 30, 3], [2, 8, 41, 6, 3]], [0, 1, 2], [0, 1, 2], 0)
-    student, teacher = random_model(seed=1), random_model(seed=2)
-
-    def value(model, **weights):
-        args = argparse.Namespace(**{"hidden": 0, "attention": 0, "relations": 0, "layer_map": "uniform",
-                                     "relation_heads": None} | weights)
-        losses = InnerLosses(model, teacher, args)
-        with losses.listen(model) as inner:
-            model(batch.input_ids, batch.attention_mask)
-            return losses(model, inner, batch)
-    assert value(teacher, hidden=1, attention=1, relations=1) == pytest.approx(0, abs=1e-5)
-    parts = [value(student, **{name: 1}) for name in ("hidden", "attention", "relations")]
-    assert all(part > 0.01 for part in parts)
-    total = value(student, hidden=2, attention=3, relations=4)
-    torch.testing.assert_close(total, 2 * parts[0] + 3 * parts[1] + 4 * parts[2])
-    with record_outputs(student) as ours, record_outputs(teacher) as theirs:
-        student(batch.input_ids, batch.attention_mask)
-        teacher(batch.input_ids, batch.attention_mask)
-    mask = batch.attention_mask
-    by_hand = sum(hidden_loss(ours["hidden"][i], theirs["hidden"][i], mask) for i in range(3))
-    by_hand += F.mse_loss(ours["hidden"][3][:, 0], theirs["hidden"][3][:, 0])  # of the last block the head reads this
-    torch.testing.assert_close(parts[0], by_hand)
-    scores = [[attention_scores(block["query"][i], block["key"][i], 4) for block in (ours, theirs)] for i in (1, 2, 3)]
-    by_hand = sum(attention_loss(*pair, mask) for pair in scores[:2])
-    by_hand += attention_loss(*(block[:, :, :1] for block in scores[2]), mask)
-    torch.testing.assert_close(parts[1], by_hand)
-    torch.testing.assert_close(parts[2], sum(relation_loss(ours[kind][3], theirs[kind][3], mask, 4)
-                                             for kind in ("query", "key", "value")) / 3)
-
-
-def test_inner_losses_are_part_of_the_loss_that_is_trained(folder):
-    losses = [run(folder, "--student", "teacher:layers=0,1", "--lr", 0, *flags)[1]["history"][0]["loss"]
-              for flags in ([], ["--hidden", 1])]
-    assert losses[1] > losses[0] + 0.1
-
-
-def test_a_boastful_teacher_is_calibrated_before_it_is_heard():
-    torch.manual_seed(0)
-    labels = torch.randint(0, 3, (200,))
-    good = 2 * F.one_hot(labels, 3) + torch.randn(200, 3)
-    bad = F.one_hot(labels, 3) + torch.randn(200, 3)
-    plain = combine(torch.stack([good, bad]), torch.stack([good, bad]), labels, labels, "mean", 2.0)
-    loud = combine(torch.stack([good, 10 * bad]), torch.stack([good, 10 * bad]), labels, labels, "mean", 2.0)
-    torch.testing.assert_close(loud, plain, atol=1e-2, rtol=1e-2)
-
-
-@pytest.mark.parametrize("weights", ["validation", "confidence", "entropy", "mean"])
-def test_each_way_to_weigh_teachers_is_the_one_that_its_name_says(weights):
-    torch.manual_seed(0)
-    labels, (answers, on_validation) = torch.randint(-1, 3, (50,)), 3 * torch.randn(2, 2, 50, 3)
-    gold = torch.randint(0, 3, (50,))
-    heat = torch.stack([calibrate_temperature(row, gold) * torch.ones(()) for row in on_validation])
-    cool, cool_validation = answers / heat.view(2, 1, 1), on_validation / heat.view(2, 1, 1)
-    shares = {"validation": validation_weights(cool_validation, gold), "mean": torch.tensor([0.5, 0.5]),
-              "confidence": confidence_weights(cool, labels),
-              "entropy": entropy_weights(cool)}[weights]
-    torch.testing.assert_close(combine(answers, on_validation, labels, gold, weights, 3.0),
-                               combine_teachers(cool, shares, 3.0))
-
-
-@pytest.mark.parametrize("flags, expected", [([], 2.0), (["--temperature", 5], 5.0), (["--loss", "mse"], math.inf)])
-def test_teachers_are_combined_at_the_temperature_of_the_loss(folder, monkeypatch, flags, expected):
-    seen = []
-    monkeypatch.setattr(distill, "combine", lambda *args: seen.append(args[-1]) or combine(*args))
-    run(folder, "--student", "bag", *flags, teachers=("teacher", "other"))
-    assert seen == [expected]
-
-
-def test_each_text_learns_what_the_teacher_says_of_it(folder):
-    """A student that is its teacher has nothing to learn, provided that no text is held against another's answer."""
-    _, run_json = run(folder, "--student", "teacher:layers=0,1,2", "--alpha", 1, "--dropout", 0, "--augment", 1,
-                      "--lr", 0)
-    assert run_json["history"][0]["loss"] == pytest.approx(0, abs=1e-5)
-
-
-def test_teacher_that_was_trained_again_or_cleans_texts_otherwise_is_asked_again(folder, tokenizer):
-    args = distill.parse_args(["--teacher", "a", "--student", "b", "--data", "demo", "--out", str(folder / "out")])
-
-    def answers(seed, cleaning):
-        tokenizer.cleaning = cleaning
-        save_model(random_model(seed=seed, vocab_size=max(tokenizer.vocab_size, 60)), tokenizer, folder / "t", run={})
-        return teacher_logits(open_teachers([str(folder / "t")]), ["@ann is late", "so good"], args, "cpu")
-    first, again, retrained, cleaned = answers(3, "none"), answers(3, "none"), answers(4, "none"), answers(3, "cardiff")
-    assert torch.equal(first, again) and len(list((folder / "teacher_logits").iterdir())) == 3
-    assert not torch.allclose(first, retrained) and not torch.allclose(first[:, 0], cleaned[:, 0])
-
-
-def test_student_and_control_start_from_the_same_weights_and_each_seed_from_others(folder, monkeypatch):
-    starts = []
-    monkeypatch.setattr(distill, "train_student", lambda student, ids, labels, teacher_logits, validate, args, *rest:
-                        starts.append(student.head.out.weight.clone()) or distill.TrainingLog(student, args))
-    run(folder, "--student", "gru:hidden=8", "--control", "--seeds", 2)
-    assert torch.equal(starts[0], starts[1]) and torch.equal(starts[2], starts[3])
-    assert not torch.equal(starts[0], starts[2])
-
-
-def test_what_is_held_out_or_known_is_left_out_of_further_texts(folder, capsys):
-    rows = [f"{text} {i}" for i, text in enumerate(TEXTS * 6)]
-    (folder / "more.txt").write_text("\n".join([*rows, "a new text", "a new text"]))
-    model, run_json = run(folder, "--student", "bag", "--unlabelled", folder / "more.txt")
-    assert "1 texts without a label; left out: 7 that are validation or test texts" in capsys.readouterr().out
-    assert run_json["texts"] == len(rows) - 7 + 1
-
-
-def test_new_version_of_a_training_text_is_no_text_that_is_held_out(folder, monkeypatch, capsys):
-    validation = []
-    monkeypatch.setattr(distill, "augment", lambda texts, *rest, **more: [*validation, "one more"])
-    opened = distill.open_data
-    monkeypatch.setattr(distill, "open_data", lambda *args: validation.append(
-        (data := opened(*args)).validation.texts[0]) or data)
-    run(folder, "--student", "bag", "--augment", 1)
-    assert "--augment 1: 1 texts without a label; left out: 1 that" in capsys.readouterr().out
+def test_student_with_other_labels_is_refused(folder):
+    with pytest.raises(ValueError, match="labels positive, neutral, negative in this order"):
+        run(folder, "--student", folder / "other")
 
 
 @pytest.mark.parametrize("flags, message", [
     (["--student", "bag", "--unlabelled", "{0}/empty.txt"], "holds no text"),
     (["--student", "bag", "--unlabelled", "{0}"], "no file of texts"),
     (["--student", "bag", "--unlabelled", ""], "no file of texts"),
-    (["--student", "bag", "--augment", "1", "--augment-ways", "mask"], "the teacher's tokenizer"),
+    (["--student", "bag", "--augment", "1", "--augment-with", "mask"], "the teacher's tokenizer"),
     (["--student", "bag", "--out", "{0}/teacher"], "would be lost"),
     (["--student", "bag", "--control", "--out", "{0}/t"], "would be lost")])
 def test_impossible_wishes_are_refused_before_the_work(folder, flags, message):
     (folder / "empty.txt").write_text("\n\n")
-    (folder / "teacher").rename(folder / "t-alone") if "--control" in flags else None
-    name = "t-alone" if "--control" in flags else "teacher"
+    name = "teacher"
+    if "--control" in flags:
+        name = "t-alone"
+        (folder / "teacher").rename(folder / name)
     before = (folder / name / "config.json").read_text()
     with pytest.raises((ValueError, FileExistsError), match=message):
         run(folder, *(flag.format(folder) for flag in flags), teachers=(name,))
     assert (folder / name / "config.json").read_text() == before
 
 
-def test_masked_words_teach_a_student_with_the_teachers_tokenizer(folder, monkeypatch):
-    seen = []
-    monkeypatch.setattr(distill, "augment", lambda *args, **more: seen.append((args[3], more["mask"])) or ["x [MASK]"])
-    run(folder, "--student", "teacher:layers=0", "--augment", 1, "--augment-ways", "mask", "swap")
-    assert seen == [(["mask", "swap"], "[MASK]")]
-
-
-def test_control_of_make_which_has_the_students_flags_says_which_do_nothing(folder, capsys):
+def test_alpha_0_with_the_students_flags_says_which_do_nothing(folder, capsys):
+    """make trains its control with the flags of the student."""
     run(folder, "--student", "teacher:layers=0", "--alpha", 0, "--loss", "mse", "--hidden", 1)
     assert "--loss, --hidden will do nothing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags, message", [
     (["--weights", "0.7,0.3"], "2 weights for 1 teachers"), (["--weights", "entropy"], "there is one teacher"),
-    (["--relation-heads", "4"], "wants --relations"), (["--relations", "1", "--layer-map", "last"], "wants --hidden"),
-    (["--loss", "mse", "--temperature", "4"], "has none"), (["--augment-ways", "swap"], "wants --augment"),
-    (["--temperature", "inf"], "above 0"), (["--weights", "-1"], "0 or more"),
-    (["--alpha", "0", "--control"], "drop one"), (["--weights", "best"], "not one of")])
+    (["--relation-heads", "4"], "wants --relations"), (["--loss", "mse", "--temperature", "4"], "has none"),
+    (["--augment-with", "swap"], "wants --augment"), (["--temperature", "inf"], "above 0"),
+    (["--weights", "-1"], "0 or more"), (["--alpha", "0", "--control"], "drop one"),
+    (["--weights", "best"], "not one of")])
 def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
     with pytest.raises(SystemExit):
         distill.parse_args(["--teacher", "a", "--student", "b", "--out", "c", "--data", "demo", *flags])
     assert message in capsys.readouterr().err
-
-
-def test_relation_heads_that_do_not_divide_are_refused_before_the_teacher_reads_anything(folder):
-    with pytest.raises(ValueError, match="--relation-heads 5 does not divide"):
-        run(folder, "--student", "teacher:layers=0,1", "--relations", 1, "--relation-heads", 5)
-    assert not (folder / "teacher_logits").exists()
-
-
-def test_words_of_a_quantized_model_are_numbers_not_codes(folder):
-    import quantize
-    from pocketbert.models.stored import word_vectors
-    expected = load_model(folder / "teacher")[0].embeddings.word.weight
-    for method in ("dynamic", "int4", "nf4"):
-        quantize.main(["--model", str(folder / "teacher"), "--out", str(folder / method), "--method", method,
-                       "--force"])
-        torch.testing.assert_close(word_vectors(load_model(folder / method)[0]), expected, atol=0.2, rtol=0)
-
-
-def test_exported_teacher_that_was_exported_again_is_asked_again(folder):
-    import quantize
-    from pocketbert.models.folder import parent_of
-    hashes = set()
-    for name in ("teacher", "other"):
-        quantize.main(["--model", str(folder / name), "--out", str(folder / "graph"), "--method", "onnx"])
-        hashes.add(parent_of(str(folder / "graph"))["sha256"])
-    assert len(hashes) == 2 and None not in hashes

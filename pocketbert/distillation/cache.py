@@ -1,4 +1,8 @@
-"""The teachers' logits: each teacher is asked once for a text, and its answer is kept on disk."""
+"""The teachers' logits. Each teacher scores a text once; its logits are kept on disk, so a second run starts at once.
+
+    teachers = open_teachers(["runs/demo/teacher"])
+    logits = teacher_logits(teachers, texts, "runs/demo/teacher_logits", max_length=128, batch_size=32, device="cpu")
+"""
 
 import hashlib
 import os
@@ -20,11 +24,11 @@ class Teacher:
     name: str
     model: nn.Module
     tokenizer: Tokenizer
-    columns: list[int]  # where the first teacher's labels are among its own
+    columns: list[int]  # its columns of logits, in the order of the first teacher's labels
 
 
 def open_teachers(folders):
-    """The teachers, whose labels must be the same names, in any order."""
+    """The teachers. Their label names must be the same; the order may differ."""
     teachers = []
     for folder in folders:
         model, tokenizer = load_model(folder)
@@ -32,30 +36,30 @@ def open_teachers(folders):
         wanted = teachers[0].model.config.label_names if teachers else names
         if sorted(names) != sorted(wanted):
             raise UserError(f"--teacher {folder} knows the labels {', '.join(names)}, {folders[0]} knows "
-                             f"{', '.join(wanted)}: teachers of one student must have the same")
+                            f"{', '.join(wanted)}: all teachers of one student must have the same labels")
         teachers.append(Teacher(folder, model, tokenizer, [names.index(name) for name in wanted]))
     return teachers
 
 
 def text_digest(text):
-    """16 bytes that stand for a text, the same in every process."""
+    """16 bytes that identify a text, the same in every process."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def cached_logits(cache, texts, compute):
-    """Logits (N, num_labels) of the texts: from the file `cache` where they are there, else compute(texts).
+    """Logits (N, num_labels) of the texts: from the file `cache` where they are there, else from compute(texts).
 
-    The file holds text keys (M, 16) and logits (M, num_labels); it grows, and is rewritten atomically. It is
-    keyed by text and not by row, so it serves any subset, order or further set of texts.
+    The file holds text keys (M, 16) and logits (M, num_labels). It is keyed by text and not by row, so it serves any
+    subset, order or addition of texts. New texts are added to it.
     """
     known = {}
     if cache.exists():
         stored = load_file(cache)
         known = {bytes(key): row for key, row in zip(stored["keys"].numpy(), stored["logits"], strict=True)}
     keys = [text_digest(text) for text in texts]
-    new = list({key: text for key, text in zip(keys, texts, strict=True) if key not in known}.items())
+    new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if new:
-        known |= dict(zip([key for key, _ in new], compute([text for _, text in new]), strict=True))
+        known |= dict(zip(new, compute(list(new.values())), strict=True))
         cache.parent.mkdir(parents=True, exist_ok=True)
         temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
         save_file({"keys": torch.tensor([list(key) for key in known], dtype=torch.uint8),
@@ -65,18 +69,27 @@ def cached_logits(cache, texts, compute):
     return torch.stack([known[key] for key in keys])
 
 
-def teacher_logits(teachers, texts, args, device):
-    """(teachers, texts, labels): the logits of every teacher, the labels in the order of the first one's."""
-    answers = []
+def cache_name(teacher, max_length):
+    """A file name that changes with everything the logits depend on: weights, tokenizer, cleaning and length."""
+    weights = parent_of(teacher.name)["sha256"] or teacher.name
+    tokenizer = teacher.tokenizer
+    identity = f"{weights} {tokenizer.backend.to_str()} {tokenizer.cleaning} {max_length}"
+    return f"{text_digest(identity).hex()[:16]}.safetensors"
+
+
+def teacher_logits(teachers, texts, cache_folder, max_length, batch_size, device):
+    """Logits (teachers, texts, labels) of every teacher, with the labels in the order of the first teacher's.
+
+    cache_folder: where the logits are kept, one file for each teacher    max_length: tokens kept of a text
+    """
+    logits = []
     for teacher in teachers:
-        def ask(new, teacher=teacher):
+        def compute(new_texts, teacher=teacher):
             model = teacher.model.to("cpu" if teacher.model.config.stored_formats else device)
-            ids = teacher.tokenizer(new, min(args.max_length, model.config.max_length))
-            logits = predict(model, ids, args.batch_size, teacher.tokenizer.pad_id)
+            ids = teacher.tokenizer(new_texts, min(max_length, model.config.max_length))
+            new_logits = predict(model, ids, batch_size, teacher.tokenizer.pad_id)
             model.to("cpu")
-            return logits
-        weights, words = parent_of(teacher.name)["sha256"] or teacher.name, teacher.tokenizer
-        digest = text_digest(f"{weights} {words.backend.to_str()} {words.cleaning} {args.max_length}").hex()
-        cache = Path(args.out).parent / "teacher_logits" / f"{digest[:16]}.safetensors"
-        answers.append(cached_logits(cache, texts, ask)[:, teacher.columns])
-    return torch.stack(answers)
+            return new_logits
+        cache = Path(cache_folder) / cache_name(teacher, max_length)
+        logits.append(cached_logits(cache, texts, compute)[:, teacher.columns])
+    return torch.stack(logits)

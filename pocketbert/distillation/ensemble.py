@@ -1,4 +1,7 @@
-"""Several teachers: each is calibrated, then they are averaged."""
+"""Several teachers become one: each is calibrated on validation texts, then their probabilities are averaged.
+
+    combine(logits, val_logits, labels, val_labels, weights="validation", temperature=2.0)      # (K, N, C) -> (N, C)
+"""
 
 import math
 
@@ -6,48 +9,59 @@ import torch
 import torch.nn.functional as F
 
 from pocketbert.distillation.losses import centred
+from pocketbert.errors import UserError
+
+WEIGHTS = ("mean", "validation", "confidence", "entropy")
 
 
 def calibrate_temperature(logits, labels, lowest=0.05, highest=20.0):
-    """The T with the lowest cross-entropy of softmax(logits / T) on labelled validation texts (Guo et al. 2017,
-    arXiv:1706.04599, section 4.2): logits / T are as sure as they are right, and T changes no decision.
+    """The T with the lowest cross-entropy of softmax(logits / T) on labelled validation texts.
 
-    Without it, the over-confident teacher wins every average. Cross-entropy is convex in b = 1/T, so bisection
-    finds where its slope is 0: where the logits that softmax(b logits) expects are, on average, those of the labels.
+    Temperature scaling (Guo et al. 2017, arXiv:1706.04599, section 4.2): the confidence of logits / T matches the
+    accuracy as well as one number can make it, and no decision changes. Without it, the most over-confident teacher
+    dominates the average.
+
+    The cross-entropy is convex in b = 1/T, so bisection finds the zero of its derivative:
 
         dCE/db = mean (sum_c softmax(b logits)_c logits_c - logits_label)
 
-    A teacher without a mistake would be given T = 0, one that is worse than dice T = infinity: hence the bounds.
+    A teacher without errors would get T = 0 and one that is worse than chance T = infinity; hence the bounds.
+    logits: (N, C)    labels: (N,)
     """
     logits = logits.double()
     gold = logits.gather(1, labels[:, None]).mean()
-    low, high = 1 / highest, 1 / lowest
+    low = 1 / highest
+    high = 1 / lowest
     for _ in range(60):
         b = math.sqrt(low * high)
         slope = (F.softmax(b * logits, dim=-1) * logits).sum(dim=-1).mean() - gold
-        low, high = (low, b) if slope > 0 else (b, high)
+        if slope > 0:
+            high = b
+        else:
+            low = b
     return 1 / math.sqrt(low * high)
 
 
 def given_weights(weights, num_teachers):
-    """One number a teacher, scaled to sum 1: (K,). [1] * K is the plain mean."""
+    """One number for each teacher, scaled to the sum 1: (K,). [1] * K is the plain mean."""
     weights = torch.as_tensor(weights, dtype=torch.float64)
     if weights.shape != (num_teachers,):
-        raise ValueError(f"{weights.numel()} weights for {num_teachers} teachers: give one for each")
+        raise UserError(f"{weights.numel()} weights for {num_teachers} teachers: give one for each")
     if not weights.isfinite().all() or (weights < 0).any() or weights.sum() == 0:
-        raise ValueError(f"teacher weights {weights.tolist()}: each must be 0 or more, and one above 0")
+        raise UserError(f"teacher weights {weights.tolist()}: each must be 0 or more, and one above 0")
     return (weights / weights.sum()).float()
 
 
 def validation_weights(logits, labels, steps=1000):
-    """The weights (K,) with which the teachers' mean has the lowest cross-entropy on labelled validation texts.
+    """The weights (K,) whose mixture of the teachers has the lowest cross-entropy on labelled validation texts.
 
-    A mixture whose components are given, so two lines of EM (Dempster et al. 1977), which never make it worse:
+    The components of the mixture are fixed, so expectation-maximisation (Dempster et al. 1977) is two lines, and no
+    step increases the cross-entropy:
 
-        share[k, n] = w_k p_k(label n) / sum_j w_j p_j(label n)      how much of text n is teacher k's merit?
+        share[k, n] = w_k p_k(label n) / sum_j w_j p_j(label n)      the responsibility of teacher k for text n
         w_k         = mean over n of share[k, n]
 
-    logits: calibrated, of texts that no teacher was trained on.
+    logits: (K, N, C), calibrated, of texts on which no teacher was trained    labels: (N,)
     """
     log_probs = F.log_softmax(logits.double(), dim=-1)
     log_gold = log_probs.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]  # (K, N)
@@ -61,10 +75,10 @@ def validation_weights(logits, labels, steps=1000):
 
 
 def entropy_weights(logits):
-    """For each text, more weight for the teacher that is surer: w_k = (1 - H_k / sum_j H_j) / (K - 1), (K, N).
+    """For each text, more weight for the more confident teacher: w_k = (1 - H_k / sum_j H_j) / (K - 1), (K, N).
 
     H_k: the entropy of teacher k's probabilities (Kwon et al. 2020, "Adaptive knowledge distillation based on
-    entropy"). No label is needed. It believes whoever sounds sure: calibrate first.
+    entropy"). No label is needed. Over-confident teachers get too much weight, so calibrate first.
     """
     K = len(logits)
     if K == 1:
@@ -72,7 +86,7 @@ def entropy_weights(logits):
     log_probs = F.log_softmax(logits.float(), dim=-1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
     total = entropy.sum(dim=0)
-    # No entropy at all, every teacher is perfectly sure: equal shares instead of 0 / 0.
+    # Where every teacher has an entropy of 0: equal shares instead of 0 / 0.
     share = torch.where(total > 0, entropy / total.clamp_min(torch.finfo(total.dtype).tiny), 1 / K)
     return (1 - share) / (K - 1)
 
@@ -81,8 +95,8 @@ def confidence_weights(logits, labels):
     """For each text, more weight for the teacher that is nearer to its label: w_k = (1 - softmax_k(CE_k)) / (K - 1).
 
     CE_k: the cross-entropy of teacher k on this text (CA-MKD, Zhang et al. 2022, arXiv:2201.00007).
-    A text without a label (-1) gets its entropy_weights. (K, N), sum 1 over K; no teacher can get more than
-    1 / (K - 1), so with two of them one may get all, with more none does.
+    A text without a label (-1) gets its entropy_weights. (K, N), with the sum 1 over K. No teacher can get more than
+    1 / (K - 1): with two teachers one can get all the weight, with three at most a half.
     """
     K = len(logits)
     if K == 1:
@@ -95,16 +109,16 @@ def confidence_weights(logits, labels):
 
 
 def combine_teachers(logits, weights, temperature):
-    """Logits (N, C) of one teacher that stands for all K, for a student that is trained at this temperature:
+    """Logits (N, C) of one teacher that replaces all K, for a student that is trained at this temperature:
 
         softmax(combined / T) = sum_k w_k softmax(logits_k / T)
 
-    Each teacher is softened first and then averaged, because then KL to the average differs from the average of
-    the K Hinton losses by a number that does not depend on the student: the same gradients (You et al. 2017; CA-MKD).
-    Mean, never sum: K summed losses would drown the labels, so weights must sum to 1.
+    The teachers are softened first and averaged afterwards. Then the KL to the average and the average of the K Hinton
+    losses differ only by a constant that does not depend on the student, so their gradients are equal (You et al. 2017;
+    CA-MKD). It is a mean and not a sum, so the weights must sum to 1: a sum of K losses would outweigh the labels.
 
     logits: (K, N, C), each teacher's divided by its calibrate_temperature    weights: (K,) or (K, N)
-    temperature math.inf: the weighted mean of the centred logits, which is the same thing for logit_mse_loss.
+    temperature math.inf: the weighted mean of the centred logits, which has the same property for logit_mse_loss.
     """
     if len(logits) == 1:
         return logits[0]
@@ -117,29 +131,32 @@ def combine_teachers(logits, weights, temperature):
     return temperature * (weights.log() + log_probs).logsumexp(dim=0)
 
 
-WEIGHTS = ("mean", "validation", "confidence", "entropy")
-
-
 def combine(logits, val_logits, labels, val_labels, weights, temperature):
-    """One teacher's logits (N, C) out of K teachers' (K, N, C); with one teacher, its own, untouched.
+    """The logits (N, C) of K teachers (K, N, C) combined. The logits of a single teacher are returned unchanged.
 
-    Each is calibrated first, on validation, because else the most boastful would be heard the most.
-    weights: one of WEIGHTS, or numbers    labels: (N,), -1 where there is none    temperature: the student's
+    Each teacher is first calibrated on the validation texts; otherwise the most over-confident teacher would dominate
+    the average.
+
+    val_logits: (K, validation texts, C)    labels: (N,), -1 where there is none    val_labels: (validation texts,)
+    weights: one of WEIGHTS, or K numbers    temperature: the student's
     """
     if len(logits) == 1:
         return logits[0]
-    own = torch.tensor([calibrate_temperature(row, val_labels) for row in val_logits]).view(-1, 1, 1)
-    logits, val_logits = logits / own, val_logits / own
-    if weights == "validation":
+    temperatures = torch.tensor([calibrate_temperature(row, val_labels) for row in val_logits])
+    logits = logits / temperatures.view(-1, 1, 1)
+    val_logits = val_logits / temperatures.view(-1, 1, 1)
+    if weights == "mean":
+        chosen = given_weights([1.0] * len(logits), len(logits))
+    elif weights == "validation":
         chosen = validation_weights(val_logits, val_labels)
     elif weights == "confidence":
         chosen = confidence_weights(logits, labels)
     elif weights == "entropy":
         chosen = entropy_weights(logits)
     else:
-        chosen = given_weights([1.0] * len(logits) if weights == "mean" else weights, len(logits))
+        chosen = given_weights(weights, len(logits))
     shares = chosen.view(len(logits), -1).mean(dim=1)
-    print("teachers: temperatures " + ", ".join(f"{t:.2f}" for t in own.flatten().tolist())
-          + f"; weights ({weights if isinstance(weights, str) else 'given'}) "
-          + ", ".join(f"{share:.2f}" for share in shares.tolist()))
+    name = weights if isinstance(weights, str) else "given"
+    print(f"teachers: temperatures {', '.join(f'{t:.2f}' for t in temperatures.tolist())}; "
+          f"weights ({name}) {', '.join(f'{share:.2f}' for share in shares.tolist())}")
     return combine_teachers(logits, chosen, temperature)

@@ -1,6 +1,11 @@
-"""Losses on inner tensors: hidden states, attention scores, relations of Q, K and V."""
+"""Losses on the inner tensors of two encoders: hidden states, attention scores, relations of Q, K and V.
+
+The logits say what the teacher answers; the inner tensors say how it arrives there. They are compared token by token,
+so the student must use the teacher's tokenizer.
+"""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +16,10 @@ from pocketbert.models.hooks import record_outputs
 
 
 def check_tokens(student, teacher, attention_mask):
-    """Inner tensors are compared token by token; a student with another tokenizer shares nothing but the logits."""
-    student, teacher, mask = (tuple(x.shape[:2]) for x in (student, teacher, attention_mask))
+    """All three must be of the same (texts, tokens)."""
+    student = tuple(student.shape[:2])
+    teacher = tuple(teacher.shape[:2])
+    mask = tuple(attention_mask.shape[:2])
     if not student == teacher == mask:
         raise ValueError(f"(texts, tokens) differ: student {student}, teacher {teacher}, attention_mask {mask}; hidden "
                          "states, attention and relations need a student with the teacher's tokenizer, on one batch")
@@ -22,8 +29,8 @@ def hidden_loss(student_hidden, teacher_hidden, attention_mask, projection=None)
     """mean (student W - teacher)^2 over real tokens and the teacher's width (TinyBERT, arXiv:1909.10351).
 
     student_hidden: (B, T, student width)    teacher_hidden: (B, T, teacher width)    attention_mask: (B, T)
-    projection: an nn.Linear(student width, teacher width), trained with the student and thrown away afterwards;
-    None where the widths agree.
+    projection: the matrix W, an nn.Linear(student width, teacher width) that is trained with the student and is not
+    part of the saved model; None where the widths are equal.
     """
     check_tokens(student_hidden, teacher_hidden, attention_mask)
     if projection is not None:
@@ -36,8 +43,12 @@ def hidden_loss(student_hidden, teacher_hidden, attention_mask, projection=None)
 
 
 def attention_scores(query, key, num_heads):
-    """Q K^T / sqrt(head_size), before the softmax: two (B, T, heads * head_size) -> (B, heads, T, T)."""
-    q, k = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key))
+    """Q K^T / sqrt(head_size), before the softmax.
+
+    query: (B, Q, heads * head_size)    key: (B, T, heads * head_size)    -> (B, heads, Q, T)
+    """
+    q = query.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    k = key.unflatten(-1, (num_heads, -1)).transpose(1, 2)
     return q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
 
 
@@ -45,25 +56,26 @@ def attention_loss(student_scores, teacher_scores, attention_mask):
     """mean (student - teacher)^2 of the attention scores before the softmax (TinyBERT, arXiv:1909.10351).
 
     student_scores: (B, student heads, Q, T)    teacher_scores: (B, teacher heads, Q, T)    attention_mask: (B, T)
-    Q: of the T tokens, the first ones. Only pairs of two real tokens count. With as many heads on both sides, head i
-    learns from head i. With other numbers there is no such pair, and the mean over the student's heads learns from the
-    mean over the teacher's: a weaker lesson, for which relation_loss was invented.
+    Q: the first Q of the T tokens. Only pairs of two real tokens count. With equal numbers of heads, head i is compared
+    with head i. With different numbers the means over the heads are compared, which is a weaker signal; relation_loss
+    does not have this problem.
     """
-    queries = student_scores.shape[2]
-    check_tokens(student_scores[:, 0], teacher_scores[:, 0], attention_mask[:, :queries])
+    num_queries = student_scores.shape[2]
+    check_tokens(student_scores[:, 0], teacher_scores[:, 0], attention_mask[:, :num_queries])
     teacher_scores = teacher_scores.detach()
     if student_scores.shape[1] != teacher_scores.shape[1]:
-        student_scores, teacher_scores = (x.mean(dim=1, keepdim=True) for x in (student_scores, teacher_scores))
+        student_scores = student_scores.mean(dim=1, keepdim=True)
+        teacher_scores = teacher_scores.mean(dim=1, keepdim=True)
     real = attention_mask.bool()
-    pairs = real[:, :queries, None] & real[:, None, :]  # (B, Q, T)
+    pairs = real[:, :num_queries, None] & real[:, None, :]  # (B, Q, T)
     return F.mse_loss(student_scores.movedim(1, -1)[pairs], teacher_scores.movedim(1, -1)[pairs])
 
 
 def log_relations(x, attention_mask, num_relation_heads):
     """log softmax(Y Y^T / sqrt(d)) for each relation head: (B, T, width) -> (B, relation heads, T, T).
 
-    Y is one of num_relation_heads slices of x, each d = width / num_relation_heads wide: row t says which tokens
-    token t resembles. Keys that are padding get no probability.
+    Y is one of num_relation_heads slices of x, each d = width / num_relation_heads wide. Row t is a distribution over
+    the tokens that are similar to token t. Padding tokens get probability 0.
     """
     if num_relation_heads < 1 or x.shape[-1] == 0 or x.shape[-1] % num_relation_heads:
         raise ValueError(f"vectors of width {x.shape[-1]} cannot be cut into {num_relation_heads} relation heads: "
@@ -78,9 +90,9 @@ def relation_loss(student_x, teacher_x, attention_mask, num_relation_heads):
     """mean KL(teacher's relations || student's) over real tokens and heads (MiniLMv2, arXiv:2012.15828, section 3).
 
     student_x: (B, T, student width)    teacher_x: (B, T, teacher width)    attention_mask: (B, T)
-    x is what one of the matrices query, key and value makes of the tokens, all heads side by side; the paper takes
-    the three losses of one block of each, with more relation heads (48 for a base model) than there are heads. A
-    relation is T x T, whatever the width and the number of heads: no projection is needed. Nats per row.
+    x is the output of one of the matrices query, key and value, all heads side by side; the paper adds the three losses
+    of one block, with more relation heads (48 for a base model) than there are attention heads. A relation is T x T,
+    whatever the width and the number of heads, so no projection is needed. Nats per row.
     """
     check_tokens(student_x, teacher_x, attention_mask)
     student = log_relations(student_x, attention_mask, num_relation_heads)
@@ -89,69 +101,100 @@ def relation_loss(student_x, teacher_x, attention_mask, num_relation_heads):
     return rows.transpose(1, 2)[attention_mask.bool()].mean()
 
 
-def layer_map(student_depth, teacher_depth, kind="uniform"):
+def layer_map(student_depth, teacher_depth):
     """[g(0), g(1), ..., g(M)]: block m of a student with M blocks learns from block g(m) of a teacher with N.
 
-    Number 0 is the embeddings, and block m is model.layers[m - 1], as in TinyBERT (arXiv:1909.10351):
-    "uniform"  g(m) = m N / M, rounded: all depths are represented (the paper's choice)
-    "last"     g(m) = m + N - M: the teacher's last M blocks
-    Both send 0 to 0 and M to N.
+    Block 0 is the embeddings, and block m is model.layers[m - 1], as in TinyBERT (arXiv:1909.10351, section 3.1). The
+    map is uniform, g(m) = m N / M rounded to the nearest (halves upwards), so g(0) = 0 and g(M) = N.
     """
-    M, N = student_depth, teacher_depth
+    M = student_depth
+    N = teacher_depth
     if not 1 <= M <= N:
-        raise ValueError(f"a student with {M} blocks cannot be mapped into a teacher with {N}: it must have 1 to {N}")
-    if kind == "uniform":
-        return [(2 * m * N + M) // (2 * M) for m in range(M + 1)]  # round(m N / M), halves upwards
-    if kind == "last":
-        return [0] + [m + N - M for m in range(1, M + 1)]
-    raise ValueError(f'layer map {kind!r}: expected "uniform" or "last"')
+        raise UserError(f"a student with {M} blocks cannot be mapped into a teacher with {N}: it must have 1 to {N}")
+    return [(2 * m * N + M) // (2 * M) for m in range(M + 1)]
 
 
-def compares_layers(args):
-    return bool(args.hidden or args.attention or args.relations)
+@dataclass
+class InnerWeights:
+    """How much each inner loss counts; 0 leaves it out."""
+
+    hidden: float = 0.0
+    attention: float = 0.0
+    relations: float = 0.0
+    relation_heads: int | None = None  # None: as many as the teacher has attention heads
+
+    def any(self):
+        return self.hidden > 0 or self.attention > 0 or self.relations > 0
 
 
 class InnerLosses(nn.Module):
-    """What the student's layers should have in common with the first teacher's, layer by layer.
+    """The weighted sum of the inner losses between a student and one teacher, over the blocks of layer_map.
 
-    mapping: student block -> teacher block (see layer_map). The projections of hidden states, where widths differ,
-    are trained with the student and thrown away. In the teacher's last block the head reads the first token alone,
-    and what the others answer there is nobody's: hidden states and attention compare the first token's.
+        hidden * MSE of hidden states + attention * MSE of attention scores + relations * KL of Q, K and V relations
+
+    Its only parameters are those of `projection`, from the student's width to the teacher's where they differ. They are
+    trained with the student and are not saved. Neither model is kept here.
     """
 
-    def __init__(self, student, teacher, args):
+    def __init__(self, student, teacher, weights):
         super().__init__()
-        self.heads = args.relation_heads or teacher.layers[-1].attention.num_heads
-        for model in (student, teacher) if args.relations else ():
-            if model.layers[-1].attention.query.out_features % self.heads:
-                raise UserError(f"--relation-heads {self.heads} does not divide the "
-                                 f"{model.layers[-1].attention.query.out_features} numbers of a query: give another")
-        self.args, self.teacher = args, [teacher]  # in a list: its weights are not ours to train or to save
-        self.mapping = dict(enumerate(layer_map(len(student.layers), len(teacher.layers), args.layer_map)))
-        widths = student.config.hidden_size, teacher.config.hidden_size
-        self.projection = nn.Linear(*widths, bias=False) if args.hidden and widths[0] != widths[1] else None
+        self.weights = weights
+        self.mapping = layer_map(len(student.layers), len(teacher.layers))
+        self.relation_heads = weights.relation_heads or teacher.layers[-1].attention.num_heads
+        if weights.relations:
+            check_relation_heads(self.relation_heads, student, teacher)
+        student_width = student.config.hidden_size
+        teacher_width = teacher.config.hidden_size
+        self.projection = None
+        if weights.hidden and student_width != teacher_width:
+            self.projection = nn.Linear(student_width, teacher_width, bias=False)
 
-    def listen(self, student):
-        return record_outputs(student, list(self.mapping))
+    def forward(self, student, teacher, batch):
+        """(student logits (B, num_labels), the sum of the inner losses) of one batch of token ids."""
+        mask = batch.attention_mask
+        # all_tokens: otherwise the last block computes queries and hidden states for the first token alone.
+        with record_outputs(student) as ours:
+            logits = student(batch.input_ids, mask, all_tokens=True)
+        if mask is None:
+            mask = torch.ones_like(batch.input_ids)
+        with torch.no_grad(), record_outputs(teacher, self.mapping) as theirs:
+            teacher(batch.input_ids, mask, all_tokens=True)
 
-    def forward(self, student, inner, batch):
-        """hidden * MSE of hidden states + attention * MSE of attention scores + relations * KL of Q, K, V relations."""
-        teacher, args, loss = self.teacher[0], self.args, 0.0
-        mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
-        with torch.no_grad(), record_outputs(teacher, list(self.mapping.values())) as wanted:
-            teacher(batch.input_ids, mask)
-        for ours, theirs in self.mapping.items():
-            read = slice(1 if theirs == len(teacher.layers) else None)  # the tokens whose answers somebody reads
-            if args.hidden:
-                hidden = inner["hidden"][ours][:, read], wanted["hidden"][theirs][:, read]
-                loss += args.hidden * hidden_loss(*hidden, mask[:, read], self.projection)
-            if args.attention and ours:  # block 0 is the embeddings
-                a, b = (attention_scores(block["query"][i][:, read], block["key"][i],
-                                         model.layers[i - 1].attention.num_heads)
-                        for block, i, model in ((inner, ours, student), (wanted, theirs, teacher)))
-                loss += args.attention * attention_loss(a, b, mask)
-        if args.relations:  # MiniLM: the last mapped block alone
-            ours, theirs = list(self.mapping.items())[-1]
-            loss += args.relations * sum(relation_loss(inner[kind][ours], wanted[kind][theirs], mask,
-                                                       self.heads) for kind in ("query", "key", "value")) / 3
-        return loss
+        loss = 0.0
+        for student_block, teacher_block in enumerate(self.mapping):
+            # In the last block only the first token's output reaches the classification head. The outputs of the
+            # other tokens are untrained there and are not compared.
+            read = slice(1 if teacher_block == len(teacher.layers) else None)
+            if self.weights.hidden:
+                loss += self.weights.hidden * hidden_loss(ours["hidden"][student_block][:, read],
+                                                          theirs["hidden"][teacher_block][:, read],
+                                                          mask[:, read], self.projection)
+            if self.weights.attention and student_block > 0:  # the embeddings have no attention
+                loss += self.weights.attention * attention_loss(
+                    scores_of_block(student, ours, student_block, read),
+                    scores_of_block(teacher, theirs, teacher_block, read), mask)
+        if self.weights.relations:
+            loss += self.weights.relations * self.last_block_relations(ours, theirs, mask)
+        return logits, loss
+
+    def last_block_relations(self, ours, theirs, mask):
+        """The mean relation loss of query, key and value in the last block, as in MiniLM (arXiv:2002.10957)."""
+        student_block = len(self.mapping) - 1
+        teacher_block = self.mapping[-1]
+        losses = [relation_loss(ours[kind][student_block], theirs[kind][teacher_block], mask, self.relation_heads)
+                  for kind in ("query", "key", "value")]
+        return sum(losses) / 3
+
+
+def scores_of_block(model, outputs, block, read):
+    """The attention scores (B, heads, Q, T) of a block whose outputs were recorded, for the queries in `read`."""
+    num_heads = model.layers[block - 1].attention.num_heads
+    return attention_scores(outputs["query"][block][:, read], outputs["key"][block], num_heads)
+
+
+def check_relation_heads(relation_heads, *models):
+    for model in models:
+        width = model.layers[-1].attention.query.out_features
+        if width % relation_heads:
+            raise UserError(f"--relation-heads {relation_heads} does not divide {width}, the width of a query: "
+                            "give a number that divides the student's and the teacher's")

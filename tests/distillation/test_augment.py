@@ -1,4 +1,4 @@
-"""New texts are new, made of the old ones in the way that was asked for, and leave alone what must be left alone."""
+"""New texts are new, made by the operation that was asked for, and protected words stay."""
 
 import random
 from collections import Counter
@@ -8,7 +8,7 @@ import torch
 
 from pocketbert.data.tokenizer import train_wordpiece
 from pocketbert.distillation.augment import (
-    WAYS,
+    OPERATIONS,
     augment,
     delete,
     free_places,
@@ -33,8 +33,8 @@ CHANGES = {"swap": swap, "delete": delete, "insert": lambda *a: insert(*a[:2], S
            "mask": lambda *a: mask_words(*a[:2], "[MASK]", *a[2:])}
 
 
-def every_change(way, words=TWEET, rate=0.3):
-    return [CHANGES[way](words, random.Random(seed), rate) for seed in range(200)]
+def every_change(operation, words=TWEET, rate=0.3):
+    return [CHANGES[operation](words, random.Random(seed), rate) for seed in range(200)]
 
 
 # ---- words ---------------------------------------------------------------------------------------------
@@ -53,16 +53,16 @@ def test_plain_word_is_split_from_the_punctuation_around_it(word, parts):
 
 
 @pytest.mark.parametrize("word, new", [("good,", "great,"), ("GOOD,", "GREAT,"), ("Good", "Great"), ("A", "Great")])
-def test_new_word_is_written_as_big_as_the_old_one(word, new):
+def test_new_word_has_the_case_of_the_old_one(word, new):
     assert with_core(word, "great") == new
 
 
-# ---- the ways ------------------------------------------------------------------------------------------
+# ---- operations ----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("way", CHANGES)
-def test_protected_words_are_never_touched_and_the_list_given_is_not_changed(way):
+@pytest.mark.parametrize("operation", CHANGES)
+def test_protected_words_are_never_touched_and_the_list_given_is_not_changed(operation):
     before = list(TWEET)
-    for words in every_change(way):
+    for words in every_change(operation):
         assert [word for word in words if word in PROTECTED and word != "[MASK]"] == PROTECTED[:-1]
         assert "[MASK]" in words
     assert before == TWEET
@@ -119,12 +119,12 @@ def test_ngram_is_one_to_five_words_in_a_row():
 
 
 @pytest.mark.parametrize("words", [["good"], [":)"], ["@ann", "!!!"]])
-def test_text_with_nothing_to_change_comes_back(words):
+def test_text_with_nothing_to_change_is_returned_as_it_is(words):
     assert swap(words, random.Random(0)) == delete(words, random.Random(0)) == words
     assert insert(words, random.Random(0), {}) == replace(words, random.Random(0), {}) == words
 
 
-# ---- which words are alike -----------------------------------------------------------------------------
+# ---- similar words -------------------------------------------------------------------------------------
 
 def test_neighbours_are_those_of_all_cosines_whatever_the_chunk():
     table = torch.randn(37, 6, generator=torch.Generator().manual_seed(0))
@@ -165,9 +165,9 @@ def test_text_of_the_mask_is_read_as_the_mask(tokenizer):
     assert mask_id in tokenizer(["the [MASK]!"], 20)[0]
 
 
-# ---- all of it -----------------------------------------------------------------------------------------
+# ---- augment --------------------------------------------------------------------------------------------
 
-ALL = dict(ways=WAYS, synonyms=SYNONYMS, mask="[MASK]")
+ALL = dict(operations=OPERATIONS, synonyms=SYNONYMS, mask="[MASK]")
 
 
 def test_augment_is_the_same_for_the_same_seed_and_another_for_another():
@@ -189,24 +189,25 @@ def test_new_texts_are_new_different_not_empty_and_at_most_as_many_as_asked():
 
 def test_piece_of_one_text_that_is_another_text_is_not_made_again():
     sources = ["so the train is late again", "late again", "the train", "train is late again", "is"]
-    new = list(augment(sources, 50, ways=["ngram"]))
+    new = list(augment(sources, 50, operations=["ngram"]))
     assert "train is" in new and len(set(new)) == len(new) and not set(new) & set(sources)
 
 
-def test_what_becomes_of_a_text_does_not_depend_on_the_others():
+def test_new_versions_of_a_text_do_not_depend_on_the_others():
     alone = list(augment(TEXTS[:1], 5, **ALL))
     assert list(augment(TEXTS, 5, **ALL))[:5] == alone
     assert list(augment(reversed(TEXTS), 5, **ALL))[-5:] == alone
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_way_alone_finds_new_texts(way):
-    assert 1 <= len(set(augment([" ".join(TWEET)], 3, ways=[way], synonyms=SYNONYMS, mask="[MASK]"))) <= 3
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_operation_alone_finds_new_texts(operation):
+    assert 1 <= len(set(augment([" ".join(TWEET)], 3, operations=[operation], synonyms=SYNONYMS, mask="[MASK]"))) <= 3
 
 
 @pytest.mark.parametrize("wrong, message", [
-    (dict(ways=["shout"]), "shout"), (dict(ways=[]), "0 ways"), (dict(copies=-1), "-1 copies"), (dict(rate=0), "rate"),
-    (dict(ways=["replace"], synonyms=None), "similar_words"), (dict(ways=["mask"], mask=None), "mask_token")])
+    (dict(operations=["shout"]), "shout"), (dict(operations=[]), "0 operations"), (dict(copies=-1), "-1 copies"),
+    (dict(operations=["replace"], synonyms=None), "similar_words"),
+    (dict(operations=["mask"], mask=None), "mask_token")])
 def test_impossible_augmentation_is_an_error(wrong, message):
     with pytest.raises(ValueError, match=message):
         list(augment(TEXTS, **{"copies": 2, **ALL, **wrong}))
