@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from pocketbert.errors import UserError
 
@@ -33,3 +34,23 @@ def autocast(device, bf16=None):
     if bf16 is None:
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+class SkipInit(TorchFunctionMode):
+    """Inside `with SkipInit():` the functions of torch.nn.init leave a tensor as it is."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def shapes_only():
+    """Build a model whose numbers will come from a file: on the meta device, without initial values.
+
+    Random numbers on the meta device import torch._dynamo, which takes longer than loading a small model.
+    """
+    with torch.device("meta"), SkipInit():
+        yield

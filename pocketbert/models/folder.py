@@ -25,6 +25,7 @@ from pocketbert.errors import UserError
 from pocketbert.files import fsync, read_json, swap_in, write_json
 from pocketbert.hub import repository
 from pocketbert.models.config import EncoderConfig
+from pocketbert.models.device import shapes_only
 from pocketbert.models.encoder import Encoder, Head, init_weights
 from pocketbert.models.hf_names import NOT_OURS, from_hf_name, to_hf_name
 from pocketbert.models.recipes import RECIPES
@@ -111,7 +112,7 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
 
     if config.int8_engine:
         resolve_name("pocketbert.quantization.int8:use_engine")(config.int8_engine)
-    with torch.device("meta"):  # shapes only: the numbers come from the file
+    with shapes_only():  # the numbers come from the file
         model = Encoder(config) if kind is EncoderConfig else RecurrentClassifier(config)
         replace_stored_modules(model, config.stored_formats, f"{name}/config.json")
     check_tensors(model.state_dict(), tensors, leftover, name)
