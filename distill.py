@@ -332,7 +332,8 @@ def main(argv=None, after_epoch=None):
         log = TrainingLog(epochs, patience, args.minutes, tracker, after_epoch if is_first else None)
         for epoch in log.epochs():
             student.train()
-            shuffled = batches(train_ids, train.labels, args.batch_size, tokenizer.pad_id, shuffle_seed=seed + epoch)
+            shuffled = batches(train_ids, train.labels, args.batch_size, tokenizer.pad_id,
+                               shuffle_seed=(seed, epoch))
             for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
                 for batch in group:
                     batch = batch.to(device)

@@ -1,5 +1,6 @@
 """The distillation loss against a computation by hand, and the whole command."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import distill
+import train
 from data_utils import load_dataset
 from distill import DistillationData, kd_loss, new_texts, same_steps
 from pocketbert.models.folder import load_model, save_model
@@ -250,6 +252,29 @@ def test_student_and_control_start_from_the_same_weights_and_another_seed_from_o
     assert same_weights(student, weights(folder / "out-alone"))
     run(folder, "--student", "gru:hidden=8", "--seed", 1, "--lr", 0)
     assert not same_weights(student, weights(folder / "out"))
+
+
+def test_no_two_epochs_of_any_seeds_have_the_same_batches(folder, monkeypatch):
+    orders = []
+    batches = distill.batches
+
+    def recording(*args, **options):
+        found = list(batches(*args, **options))
+        orders.append([batch.index for batch in found])
+        return found
+    monkeypatch.setattr(distill, "batches", recording)
+    run(folder, "--student", "bag", "--epochs", 3, "--seeds", 3, "--batch-size", 4)
+    assert len(orders) == 9 and all(a != b for a, b in itertools.combinations(orders, 2))
+
+
+def test_control_is_the_model_that_train_py_trains(folder):
+    flags = ["--epochs", 2, "--lr", 1e-2]
+    run(folder, "--student", "gru:hidden=8", "--control", *flags)
+    train.main(["--model", "gru:hidden=8", "--data", str(folder / "mine.csv"), "--out", str(folder / "trained"),
+                *map(str, flags)])
+    trained = weights(folder / "trained")
+    for name, tensor in weights(folder / "out-alone").items():
+        torch.testing.assert_close(tensor, trained[name])
 
 
 def test_scores_of_every_seed_are_kept_and_the_first_ones_model(folder, capsys):
