@@ -14,7 +14,7 @@ from pocketbert.errors import UserError
 from pocketbert.models.folder import check_out, load_model, save_model
 from pocketbert.models.predict import predict
 from pocketbert.models.recipes import RECIPES, build_recurrent, model_from_scratch, start_word_vectors
-from pocketbert.models.recurrent import RECURRENT_KINDS
+from pocketbert.models.recurrent_config import RECURRENT_KINDS
 from pocketbert.models.sparse import to_dense
 from pocketbert.models.stored import FORMATS, word_vectors
 

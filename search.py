@@ -15,7 +15,6 @@ choice, this one is made on validation texts; the test split is not touched.
 """
 
 import contextlib
-import re
 import shlex
 import shutil
 import time
@@ -30,12 +29,12 @@ import distill
 import prune
 import train
 from pocketbert.cli import parser_for, positive_int, run_script
-from pocketbert.files import read_json, swap_in
+from pocketbert.errors import UserError
+from pocketbert.files import move_files, read_json
 from pocketbert.hub import repository
 from pocketbert.models.config import EncoderConfig
 from pocketbert.models.folder import FOLDER_FILES, check_out
-from pocketbert.models.recipes import SCRATCH_DEFAULTS, parse_recipe, parse_recurrent_recipe
-from pocketbert.models.recurrent import RECURRENT_KINDS
+from pocketbert.models.recipes import RECIPES, recipe_depth
 
 VERBS = {"train": train, "prune": prune, "distill": distill}
 
@@ -53,16 +52,11 @@ SPACE = {
 def depth_of(args):
     """How many layers the model to be trained has."""
     name = getattr(args, "student", None) or args.model
-    kind = name.split(":")[0]
-    if kind == "scratch":
-        return parse_recipe(name, SCRATCH_DEFAULTS)["layers"]
-    if kind in RECURRENT_KINDS:
-        return parse_recurrent_recipe(name)[1]["layers"]
-    if kind == "teacher":
-        layers = re.search(r":layers=([\d,]+)", name)
-        if layers:
-            return layers[1].count(",") + 1
-        name = args.teacher[0]
+    if name.split(":")[0] in (*RECIPES, "teacher"):
+        depth = recipe_depth(name)
+        if depth is not None:
+            return depth
+        name = args.teacher[0]  # teacher:hidden=128 keeps all layers
     config = repository(name)("config.json")
     if config is None:
         raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
@@ -96,7 +90,7 @@ def run_trial(trial, verb, fixed, depth, out, deadline):
             print(error)
             raise optuna.TrialPruned from None
     if not history:
-        raise ValueError("no epoch was trained: --epochs must be above 0")
+        raise UserError("no epoch was trained: --epochs must be above 0")
     return read_json(out / "trial" / "run.json")["validation"]["macro_f1"]  # of the model that was saved
 
 
@@ -107,7 +101,7 @@ def keep_if_best(study, trial, out):
     best = trial.state == TrialState.COMPLETE and study.best_trial.number == trial.number
     print(f"trial {trial.number}: {trial.state.name.lower()} {score} ({values})" + (" *" if best else ""), flush=True)
     if best:
-        swap_in(out / "trial", out / "best", FOLDER_FILES)
+        move_files(out / "trial", out / "best", FOLDER_FILES, last="run.json")
     shutil.rmtree(out / "trial", ignore_errors=True)
 
 
@@ -117,7 +111,7 @@ def open_study(out, seed, settings):
     study = optuna.create_study(study_name="search", storage=name, direction="maximize", load_if_exists=True)
     earlier = study.user_attrs.get("settings", settings)
     if earlier != settings:
-        raise ValueError(f"{out} holds the search of another command ({earlier}): give another --out")
+        raise UserError(f"{out} holds the search of another command ({earlier}): give another --out")
     study.set_user_attr("settings", settings)
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # killed in the middle
         study.tell(trial.number, state=TrialState.FAIL)
@@ -181,7 +175,7 @@ def main(argv=None):
         study.optimize(lambda trial: run_trial(trial, args.verb, args.fixed, depth, out, deadline), n_trials=1,
                        callbacks=[lambda study, trial: keep_if_best(study, trial, out)])
     if not study.get_trials(states=[TrialState.COMPLETE]):
-        raise ValueError(f"no trial finished within --minutes {args.minutes:g}; give it more time")
+        raise UserError(f"no trial finished within --minutes {args.minutes:g}; give it more time")
     pictures = draw(study, out)
     best = study.best_trial
     command = shlex.join(["python", f"{args.verb}.py", *best.user_attrs["argv"], "--out", str(out / "again")])

@@ -12,12 +12,16 @@ table of names and three small `if`s are all there is to a family. Two explicit 
 hidden neuron of the FFN; 1 keeps, 0 silences, and gradients flow through both.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pocketbert.errors import UserError
-from pocketbert.models.config import ACTIVATIONS
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu,
+               "gelu_new": partial(F.gelu, approximate="tanh")}
 
 
 class Embeddings(nn.Module):

@@ -22,14 +22,16 @@ from safetensors.torch import load_file, save_file
 
 from pocketbert.data.tokenizer_files import load_tokenizer
 from pocketbert.errors import UserError
-from pocketbert.files import fsync, read_json, swap_in, write_json
+from pocketbert.files import UNFINISHED, is_unfinished, read_json, replacing_files, write_json
 from pocketbert.hub import repository
 from pocketbert.models.config import EncoderConfig
 from pocketbert.models.device import shapes_only
 from pocketbert.models.encoder import Encoder, Head, init_weights
 from pocketbert.models.hf_names import NOT_OURS, from_hf_name, to_hf_name
 from pocketbert.models.recipes import RECIPES
-from pocketbert.models.recurrent import RecurrentClassifier, RecurrentConfig, RecurrentHead
+from pocketbert.models.recurrent import recurrent_model
+from pocketbert.models.recurrent_config import RecurrentConfig
+from pocketbert.models.sequence import LinearHead
 from pocketbert.models.size import MODEL_FILES, count_parameters
 from pocketbert.models.stored import replace_stored_modules
 from pocketbert.provenance import sha256
@@ -80,6 +82,8 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
     new one for `label_names`, and a printed line says so; `new_head=True` replaces the head that is there.
     tokenizer_name: another folder or Hub id to take the tokenizer from; cleaning: see text_utils.CLEANERS.
     """
+    if is_unfinished(name, last="run.json"):
+        raise UserError(f"{name} is an interrupted save: its files may be of two models; run its command again")
     find = repository(name)
     config_path = find("config.json")
     if config_path is None:
@@ -105,16 +109,16 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
             raise UserError(f"{name} has no classification head; fine-tune it first: "
                              f"python train.py --model {name} --data DATA --out runs/teacher")
         config.label_names = list(label_names)
-        head = init_weights(Head(config)) if kind is EncoderConfig else RecurrentHead(config)
+        head = init_weights(Head(config)) if kind is EncoderConfig else LinearHead(config)
         fresh = {f"head.{k}": v for k, v in head.state_dict().items()}
         fresh = {k: v for k, v in fresh.items() if k not in tensors or k.startswith("head.out.")}
         tensors |= fresh
 
-    if config.int8_engine:
-        resolve_name("pocketbert.quantization.int8:use_engine")(config.int8_engine)
     with shapes_only():  # the numbers come from the file
-        model = Encoder(config) if kind is EncoderConfig else RecurrentClassifier(config)
+        model = Encoder(config) if kind is EncoderConfig else recurrent_model(config)
         replace_stored_modules(model, config.stored_formats, f"{name}/config.json")
+    if config.int8_engine:
+        resolve_name("pocketbert.quantization.int8:set_engine")(model, config.int8_engine)
     check_tensors(model.state_dict(), tensors, leftover, name)
     if fresh:
         print(f"new classification head ({list_names(fresh)}) for {len(label_names)} labels: "
@@ -157,7 +161,8 @@ def check_out(folder, sources=()):
         raise FileExistsError(f"--out {folder} is the model to start from, which would be lost; name another folder")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"--out {folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").exists():
+    ours = (folder / "run.json").exists() or (folder / UNFINISHED).exists()
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise FileExistsError(f"--out {folder} holds files but no run.json, so it is no model folder of ours "
                               "and is left alone; name another folder")
     ancestor = next(path for path in folder.absolute().parents if path.exists())
@@ -174,26 +179,29 @@ def save_model(model, tokenizer, folder, run, graph=None):
     """
     folder = Path(folder)
     check_out(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):  # left by a killed run
-        shutil.rmtree(stale, ignore_errors=True)
-    staging = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    staging.mkdir()
     config = model.config.to_hf() | {"text_cleaning": tokenizer.cleaning}
     if graph:
-        graph_format, source = graph
-        config |= {"model_type": "pocketbert", "base_model_type": config.get("base_model_type", config["model_type"]),
-                   "architectures": ["PocketBertGraph"], "runtime": graph_format,
-                   "num_parameters": count_parameters(model)}
-        for name in resolve_name("pocketbert.quantization.graph:graph_files")(graph_format):
-            shutil.copyfile(Path(source) / name, staging / name)
-            fsync(staging / name)
-    else:
-        write_tensors(model, staging / "model.safetensors")
-    write_json(config, staging / "config.json")
-    tokenizer.save(staging)
-    write_json(run, staging / "run.json")
-    swap_in(staging, folder, FOLDER_FILES)
+        config |= graph_keys(config, graph[0], model)
+    with replacing_files(folder, FOLDER_FILES, last="run.json") as staging:
+        write_json(config, staging / "config.json")
+        if graph:
+            copy_graph(*graph, staging)
+        else:
+            write_tensors(model, staging / "model.safetensors")
+        tokenizer.save(staging)
+        write_json(run, staging / "run.json")
+
+
+def graph_keys(config, form, model):
+    """What config.json says of an exported graph."""
+    return {"model_type": "pocketbert", "base_model_type": config.get("base_model_type", config["model_type"]),
+            "architectures": ["PocketBertGraph"], "runtime": form, "num_parameters": count_parameters(model)}
+
+
+def copy_graph(form, source, folder):
+    """Copy the files of an exported graph."""
+    for name in resolve_name("pocketbert.quantization.graph:graph_files")(form):
+        shutil.copyfile(Path(source) / name, folder / name)
 
 
 def write_tensors(model, path):
@@ -202,7 +210,6 @@ def write_tensors(model, path):
     tensors = {file_name(name): tensor.detach().cpu().contiguous()
                for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata={"format": "pt"})
-    fsync(path)
 
 
 def parent_of(name):

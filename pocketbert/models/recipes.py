@@ -1,59 +1,28 @@
-"""Models that are made, not found: 'scratch:layers=4,hidden=256', 'gru:hidden=256', 'teacher:layers=0,2'."""
+"""Models that are made, not found: 'scratch:layers=4,hidden=256', 'gru:hidden=256', 'teacher:layers=0,2'.
 
-import re
+The grammar of a recipe: the kind, a colon, then sizes. ':' and ',' both part two pieces; a piece without '=' continues
+the list before it.
+
+    scratch:layers=4,hidden=256          ("scratch", {"layers": [4], "hidden": [256]})
+    teacher:layers=0,2,5:hidden=192      ("teacher", {"layers": [0, 2, 5], "hidden": [192]})
+"""
 
 import torch
 
 from pocketbert.data.tokenizer import train_wordpiece
 from pocketbert.errors import UserError
 from pocketbert.models.config import EncoderConfig
+from pocketbert.models.config_values import naming
 from pocketbert.models.encoder import Encoder, init_weights
-from pocketbert.models.recurrent import RECURRENT_KINDS, RecurrentClassifier, RecurrentConfig
+from pocketbert.models.recurrent import recurrent_model
+from pocketbert.models.recurrent_config import RECURRENT_KINDS, RecurrentConfig
 from pocketbert.models.surgery import keep_layers, narrow
 from pocketbert.models.svd import narrow_table
 
-RECIPES = ("scratch", *RECURRENT_KINDS)  # names of models that are made, not found
+RECIPES = ("scratch", *RECURRENT_KINDS)  # the kinds of new models; 'teacher:...' is made of a model that is there
 
-SCRATCH_DEFAULTS = {"layers": 4, "hidden": 128, "heads": 4, "ffn": 0, "vocab": 8000, "positions": 512}
-
-
-def parse_recipe(recipe, defaults):
-    """'scratch:layers=4,hidden=256' -> the defaults with these two changed."""
-    values = dict(defaults)
-    for part in filter(None, recipe.partition(":")[2].split(",")):
-        key, _, value = part.partition("=")
-        if key not in defaults or not value.isdigit():
-            raise UserError(f"{recipe!r}: {part!r} is not one of "
-                             f"{', '.join(f'{k}=NUMBER' for k in defaults)}")
-        values[key] = int(value)
-    return values
-
-
-def model_from_scratch(recipe, texts, label_names):
-    """A model with random weights and a WordPiece vocabulary trained on the texts.
-
-    'scratch:layers=4,hidden=256' is a BERT; 'lstm', 'gru:hidden=256', 'xlstm', 'rwkv', 'bag:ngrams=2' see recurrent.py.
-    """
-    if recipe.partition(":")[0] in RECURRENT_KINDS:
-        _, size = parse_recurrent_recipe(recipe)
-        tokenizer = train_wordpiece(texts, vocab_size=size["vocab"])
-        return build_recurrent(recipe, tokenizer.vocab_size, tokenizer.pad_id, label_names), tokenizer
-    size = parse_recipe(recipe, SCRATCH_DEFAULTS)
-    if size["hidden"] % size["heads"] or not min(size["layers"], size["hidden"], size["heads"], size["vocab"]):
-        raise UserError(f"{recipe!r}: layers, hidden, heads and vocab must be above 0 and hidden "
-                         f"({size['hidden']}) a multiple of heads ({size['heads']})")
-    tokenizer = train_wordpiece(texts, vocab_size=size["vocab"])
-    config = EncoderConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=size["hidden"], head_size=size["hidden"] // size["heads"],
-        num_heads=[size["heads"]] * size["layers"],
-        intermediate_sizes=[size["ffn"] or 4 * size["hidden"]] * size["layers"],
-        max_position_embeddings=size["positions"], pad_token_id=tokenizer.pad_id,
-        label_names=list(label_names))
-    # 1 / sqrt(3 hidden) is BERT's 0.02 at BERT's width of 768; a narrow model needs larger numbers to learn.
-    return init_weights(Encoder(config), std=(3 * size["hidden"]) ** -0.5).eval(), tokenizer
-
-
-RECURRENT_DEFAULTS = {  # what a recipe may change; vocab is for whoever makes the tokenizer
+DEFAULTS = {  # kind -> the sizes that a recipe may change; ffn 0: four times hidden
+    "scratch": {"layers": 4, "hidden": 128, "heads": 4, "ffn": 0, "vocab": 8000, "positions": 512},
     "lstm": {"vocab": 8000, "embedding": 128, "hidden": 128, "layers": 1},
     "gru": {"vocab": 8000, "embedding": 128, "hidden": 128, "layers": 1},
     "xlstm": {"vocab": 8000, "embedding": 128, "hidden": 128, "layers": 2, "heads": 4},
@@ -64,51 +33,112 @@ RECURRENT_DEFAULTS = {  # what a recipe may change; vocab is for whoever makes t
 }
 
 
-def parse_recurrent_recipe(recipe):
-    """'gru:hidden=256,layers=2' -> ("gru", the defaults with these two changed)"""
-    kind, _, changes = recipe.partition(":")
-    if kind not in RECURRENT_DEFAULTS:
-        raise UserError(f"{recipe!r}: {kind!r} is not one of {', '.join(RECURRENT_DEFAULTS)}")
-    sizes = dict(RECURRENT_DEFAULTS[kind])
-    for part in filter(None, changes.split(",")):
-        key, _, value = part.partition("=")
-        if key not in sizes or not value.isdecimal():
-            raise UserError(f"{recipe!r}: {part!r} is not one of {', '.join(f'{k}=NUMBER' for k in sizes)}")
-        sizes[key] = int(value)
+def parse_recipe(recipe):
+    """'teacher:layers=0,2,5:hidden=192' -> ("teacher", {"layers": [0, 2, 5], "hidden": [192]})"""
+    kind, *pieces = recipe.replace(",", ":").split(":")
+    sizes = {}
+    key = None
+    for piece in filter(None, pieces):
+        name, equals, value = piece.rpartition("=")
+        if equals:
+            key = name
+        is_number = value.isascii() and value.isdigit() and len(value) <= 9
+        if not is_number or not (key or "").isidentifier() or (equals and key in sizes):
+            raise wrong_size(recipe, kind, piece)
+        sizes.setdefault(key, []).append(int(value))
     return kind, sizes
 
 
+def wrong_size(recipe, kind, piece):
+    """The error for a piece of a recipe that is no size of its kind."""
+    names = DEFAULTS.get(kind, ("layers", "hidden"))
+    return UserError(f"{recipe!r}: {piece!r} is not one of {', '.join(f'{name}=NUMBER' for name in names)}")
+
+
+def recipe_sizes(recipe):
+    """The sizes of a new model: 'gru:hidden=256,layers=2' -> ("gru", the defaults with these two changed)."""
+    kind, given = parse_recipe(recipe)
+    if kind not in DEFAULTS:
+        raise UserError(f"{recipe!r}: {kind!r} is not one of {', '.join(DEFAULTS)}")
+    sizes = dict(DEFAULTS[kind])
+    for key, numbers in given.items():
+        if key not in sizes or len(numbers) > 1:
+            raise wrong_size(recipe, kind, f"{key}={','.join(map(str, numbers))}")
+        sizes[key] = numbers[0]
+    return kind, sizes
+
+
+def recipe_depth(recipe):
+    """How many layers the model of a recipe has. None: as many as its teacher, for 'teacher:hidden=128'."""
+    kind, given = parse_recipe(recipe)
+    if kind == "teacher":
+        return len(given["layers"]) if "layers" in given else None
+    return recipe_sizes(recipe)[1]["layers"]
+
+
+def model_from_scratch(recipe, texts, label_names):
+    """A model with random weights and a WordPiece vocabulary trained on the texts: (model, tokenizer).
+
+    'scratch:layers=4,hidden=256' is a BERT; for 'lstm', 'gru:hidden=256', 'xlstm', 'rwkv', 'bag:ngrams=2' see
+    recurrent.py.
+    """
+    kind, sizes = recipe_sizes(recipe)
+    if kind == "scratch":
+        check_encoder_sizes(recipe, sizes)
+    tokenizer = train_wordpiece(texts, vocab_size=sizes["vocab"])
+    build = build_encoder if kind == "scratch" else build_recurrent
+    return build(recipe, tokenizer.vocab_size, tokenizer.pad_id, label_names), tokenizer
+
+
+def check_encoder_sizes(recipe, sizes):
+    """Raise a UserError for sizes that make no encoder."""
+    smallest = min(sizes[name] for name in ("layers", "hidden", "heads", "vocab", "positions"))
+    if not smallest or sizes["hidden"] % sizes["heads"]:
+        raise UserError(f"{recipe!r}: layers, hidden, heads, vocab and positions must be above 0 and hidden "
+                        f"({sizes['hidden']}) a multiple of heads ({sizes['heads']})")
+
+
+def build_encoder(recipe, vocab_size, pad_id, label_names):
+    """A BERT with random weights from a recipe: 'scratch:layers=4,hidden=256'."""
+    _, sizes = recipe_sizes(recipe)
+    check_encoder_sizes(recipe, sizes)
+    config = EncoderConfig(
+        vocab_size=vocab_size, hidden_size=sizes["hidden"], head_size=sizes["hidden"] // sizes["heads"],
+        num_heads=[sizes["heads"]] * sizes["layers"],
+        intermediate_sizes=[sizes["ffn"] or 4 * sizes["hidden"]] * sizes["layers"],
+        max_position_embeddings=sizes["positions"], pad_token_id=pad_id, label_names=list(label_names))
+    # 1 / sqrt(3 hidden) is BERT's 0.02 at BERT's width of 768; a narrow model needs larger numbers to learn.
+    return init_weights(Encoder(config), std=(3 * sizes["hidden"]) ** -0.5).eval()
+
+
 def build_recurrent(recipe, vocab_size, pad_id, label_names):
-    """A new model with random weights from a recipe: 'lstm', 'xlstm:layers=4,heads=2', 'bag:ngrams=1,hidden=16'."""
-    kind, sizes = parse_recurrent_recipe(recipe)
+    """A model without attention, with random weights: 'lstm', 'xlstm:layers=4,heads=2', 'bag:ngrams=1,hidden=16'."""
+    kind, sizes = recipe_sizes(recipe)
     config = RecurrentConfig(
         kind=kind, vocab_size=vocab_size, embedding_size=sizes["embedding"], hidden_size=sizes["hidden"],
         num_layers=sizes["layers"], num_heads=sizes.get("heads", 1), ngrams=sizes.get("ngrams", 1),
         buckets=sizes.get("buckets", 0), pad_token_id=pad_id, label_names=list(label_names),
         hidden_dropout=0.1 if kind == "bag" else 0.3)  # on tweets, 0.3 of the words cost a bag 2 points
-    try:
-        return RecurrentClassifier(config.check()).eval()
-    except ValueError as error:
-        raise UserError(f"{recipe!r}: {error}") from None
+    with naming(repr(recipe)):
+        config.check()
+    return recurrent_model(config).eval()
 
 
 @torch.no_grad()
-def start_word_vectors(model, table, rows=None):
-    """Let the words' vectors start from a pretrained model's table (V, d), in place.
+def start_word_vectors(model, table):
+    """Let the words' vectors start from a pretrained model's table (V, d), in place; row i is word i of both.
 
     Of equal width: a copy. Narrower: the first components of the table's singular value decomposition,
 
         table - mean = U S V^T,      words = (U S)[:, :embedding_size], scaled to the spread of fresh vectors,
 
     which keep the distances between words as well as so few numbers can.
-    rows: (vocab_size,) which row of the table each word takes; None: the two vocabularies are the same.
     """
-    word, table = model.embeddings.word.weight, table.detach().float().to(model.device)
-    if rows is not None:
-        table = table[torch.as_tensor(rows, device=table.device)]
+    word = model.embeddings.word.weight
+    table = table.detach().float().to(model.device)
     if len(table) != len(word) or table.shape[1] < word.shape[1]:
         raise UserError(f"a table of {tuple(table.shape)} cannot start word vectors of {tuple(word.shape)}: rows "
-                         "must agree and it must be as wide at least; build the model with a smaller embedding")
+                        "must agree and it must be as wide at least; build the model with a smaller embedding")
     if table.shape[1] > word.shape[1]:
         table = table - table.mean(dim=0)  # the mean tells no words apart, but would be the first component
         table, _ = narrow_table(table, word.shape[1])
@@ -120,19 +150,24 @@ def start_word_vectors(model, table, rows=None):
 def student_of_teacher(recipe, teacher):
     """'teacher:layers=0,2,5:hidden=192' -> a student made of the teacher's embeddings, these layers and its head.
 
-    It starts far ahead of random weights, and the teacher's tokenizer is its own. hidden: narrower vectors, on the
-    directions in which the teacher's word table is widest (SVD).
+    Its first predictions are far better than those of random weights, and the teacher's tokenizer is its own. hidden:
+    narrower vectors, in the directions in which the teacher's word table is widest (SVD).
     """
-    parts = dict(part.partition("=")[::2] for part in recipe.split(":")[1:])
-    numbers, width = parts.get("layers", ",".join(map(str, range(len(teacher.layers))))), parts.get("hidden")
-    kept = [int(number) for number in numbers.split(",")] if re.fullmatch(r"\d+(,\d+)*", numbers) else []
-    if not parts or set(parts) - {"layers", "hidden"} or kept != sorted(set(kept)) or not kept \
-            or kept[-1] >= len(teacher.layers):
-        raise UserError(f"--student {recipe!r}: layers=... must name layers from 0 to {len(teacher.layers) - 1} in "
-                         f"rising order, e.g. teacher:layers=0,{len(teacher.layers) - 1} or teacher:hidden=128")
+    depth = len(teacher.layers)
+    possible = (f"layers=... must name layers from 0 to {depth - 1} in rising order, "
+                f"e.g. teacher:layers=0,{depth - 1} or teacher:hidden=128")
+    try:
+        _, given = parse_recipe(recipe)
+    except UserError as error:
+        raise UserError(f"--student {error}: {possible}") from None
+    kept = given.get("layers", list(range(depth)))
+    if not given or set(given) - {"layers", "hidden"} or kept != sorted(set(kept)) or kept[-1] >= depth:
+        raise UserError(f"--student {recipe!r}: {possible}")
     student = keep_layers(teacher, kept)
-    if width is None:
+    if "hidden" not in given:
         return student
-    if not width.isdigit() or not 0 < int(width) < teacher.config.hidden_size:
+    [width, *more] = given["hidden"]
+    if more or not 0 < width < teacher.config.hidden_size:
         raise UserError(f"--student {recipe!r}: hidden must be below the teacher's {teacher.config.hidden_size}")
-    return narrow(student, narrow_table(teacher.embeddings.word.weight.detach(), int(width))[1])
+    _, projection = narrow_table(teacher.embeddings.word.weight.detach(), width)
+    return narrow(student, projection)

@@ -1,6 +1,15 @@
-"""What the models without attention share: word vectors, reading order, pooling."""
+"""What the models without attention share: word vectors, the direction of reading, pooling, the residual block.
+
+LSTM, GRU, xLSTM and RWKV read a text token by token and carry a state. They are causal, so padding on the right never
+reaches a token of the text. To read from right to left, the tokens of each text are reversed in place (`flip`) and the
+padding stays where it is.
+
+The head reads the mean and the maximum over a text's tokens, side by side, because the words that decide can stand
+anywhere in it (Howard and Ruder 2018, arXiv:1801.06146, section 3.3).
+"""
 
 import math
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +27,12 @@ def reversed_order(mask):
 
 
 def flip(x, order):
-    """Reverse the real tokens of x (B, T, C); twice is the identity."""
+    """Reverse the real tokens of x (B, T, C); twice is the identity. order: of reversed_order."""
     return x.gather(1, order[..., None].expand_as(x))
 
 
 def masked_mean(x, mask):
-    """(B, T, C), (B, T) bool -> (B, C)"""
+    """The mean over the real tokens: (B, T, C), (B, T) bool -> (B, C)"""
     weights = mask.to(x.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return (weights[:, None] @ x)[:, 0]
 
@@ -41,7 +50,48 @@ class WordEmbeddings(nn.Module):
         super().__init__()
         self.dropout = config.hidden_dropout
         self.word = nn.Embedding(config.vocab_size, config.embedding_size)
-        nn.init.normal_(self.word.weight, std=0.1)  # small, so that rare words, hardly trained, do not shout
+        nn.init.normal_(self.word.weight, std=0.1)  # small: the vector of a rare word, hardly trained, adds little
 
-    def forward(self, input_ids, mask):
+    def forward(self, input_ids):
         return F.dropout(self.word(input_ids), self.dropout, self.training)
+
+
+class ResidualBlock(nn.Module):
+    """x + mix(norm(x)), then x + feed(norm(x)): (B, T, hidden) -> the same. The block of xLSTM and RWKV.
+
+    mix: mixes the tokens    feed: works on each token alone; None: the block ends after `mix`
+    Odd blocks read from right to left (Alkin et al. 2024, arXiv:2406.04303): number 0 to the right, 1 to the left ...
+    """
+
+    def __init__(self, config, i, mix, feed):
+        super().__init__()
+        self.dropout = config.hidden_dropout
+        self.leftwards = i % 2 == 1
+        self.mix = mix
+        self.feed = feed
+        self.mix_norm = nn.LayerNorm(config.hidden_size)
+        self.feed_norm = nn.LayerNorm(config.hidden_size) if feed else None
+
+    def forward(self, x, order):
+        x = flip(x, order) if self.leftwards else x
+        x = x + F.dropout(self.mix(self.mix_norm(x)), self.dropout, self.training)
+        if self.feed:
+            x = x + F.dropout(self.feed(self.feed_norm(x)), self.dropout, self.training)
+        return flip(x, order) if self.leftwards else x
+
+
+class LinearHead(nn.Module):
+    """The vector of a text -> logits: one matrix behind dropout."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dropout = config.hidden_dropout
+        self.out = nn.Linear(config.text_size, len(config.label_names))
+
+    def forward(self, x):
+        return self.out(F.dropout(x, self.dropout, self.training))
+
+
+def device_of(model):
+    """Where a model is. A quantized one may have buffers and no parameter."""
+    return next(chain(model.parameters(), model.buffers())).device
