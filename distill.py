@@ -16,7 +16,8 @@ a label (--unlabelled, --augment).
     ... --student lstm | gru | xlstm | rwkv | bag:ngrams=3     --loss mse | decoupled     --relations 1
 
 --control also trains the same student without a teacher, on the labelled texts, for as many steps, into OUT-alone. What
-the teacher is worth is the difference between the two, with an interval over --seeds.
+the teacher is worth is the difference between the two, with an interval over --seeds. An interrupted command goes on
+with the next training when it is given again.
 
 The other losses are in pocketbert/distillation/losses.py and inner.py, several teachers in ensemble.py, the cache of
 their logits in cache.py, new texts in augment.py.
@@ -32,7 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_utils import align_labels, batches, grouped, open_data, unlabelled_texts
-from model_utils import check_out, open_model, predict, save_model
+from model_utils import check_out, load_model, open_model, predict, save_model
 from pocketbert.cli import (
     add_common_flags,
     add_training_flags,
@@ -51,9 +52,17 @@ from pocketbert.distillation.cache import open_teachers, teacher_logits
 from pocketbert.distillation.ensemble import WEIGHTS, combine, given_weights
 from pocketbert.distillation.inner import InnerLosses, InnerWeights
 from pocketbert.distillation.losses import decoupled_kd_loss, mse_kd_loss
+from pocketbert.distillation.unfinished import (
+    digest_of,
+    read_results,
+    remove_unfinished,
+    unfinished_folder,
+    weights_digest,
+    write_results,
+)
 from pocketbert.errors import UserError
 from pocketbert.evaluation.metrics import scores, t_interval
-from pocketbert.files import write_json
+from pocketbert.files import read_json
 from pocketbert.models.device import autocast, pick_device, seed_everything
 from pocketbert.models.encoder import Encoder
 from pocketbert.models.folder import parent_of
@@ -61,7 +70,7 @@ from pocketbert.models.recipes import student_of_teacher
 from pocketbert.models.size import count_parameters
 from pocketbert.models.sparse import to_dense
 from pocketbert.models.stored import word_vectors
-from pocketbert.provenance import provenance
+from pocketbert.provenance import provenance, sha256
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
 from pocketbert.training.tracking import start_tracking
@@ -299,10 +308,17 @@ def main(argv=None, after_epoch=None):
     elif args.loss == "decoupled":
         loss_function = decoupled_kd_loss
 
-    # 4. Train each seed's student, and with --control the same student without a teacher
-    results = {role: [] for role in folders}
-    runs = {}
-    for seed, role in itertools.product(range(args.seed, args.seed + args.seeds), folders):
+    # 4. Train each seed's student, and with --control the same student without a teacher. What an earlier run of the
+    #    same command has done is not done again.
+    unfinished = unfinished_folder(args.out)
+    settings = {f"--{name}": value for name, value in vars(args).items() if name != "debug"}
+    settings |= {"data": data.fingerprint, "teachers": [parent_of(name) for name in args.teacher],
+                 "texts": digest_of(texts), "student": weights_digest(student), "distill.py": sha256(__file__)}
+    results = read_results(unfinished, settings, roles=list(folders))
+    for i, role in itertools.product(range(args.seeds), folders):
+        if i < len(results[role]):
+            continue
+        seed = args.seed + i
         alone = role == "alone" or args.alpha == 0
         train = examples.labelled() if alone else examples
         alpha = 0.0 if alone else args.alpha
@@ -328,8 +344,8 @@ def main(argv=None, after_epoch=None):
         optimizer = torch.optim.AdamW(parameter_groups(trained, args.weight_decay), lr=args.lr, fused=True)
         scheduler = warmup_then_decay(optimizer, epochs * num_steps, args.warmup)
         tracker = start_tracking(args.wandb, folders[role], vars(args) | {"seed": seed, "role": role})
-        is_first = seed == args.seed and role == "student"
-        log = TrainingLog(epochs, patience, args.minutes, tracker, after_epoch if is_first else None)
+        is_first_student = i == 0 and role == "student"
+        log = TrainingLog(epochs, patience, args.minutes, tracker, after_epoch if is_first_student else None)
         for epoch in log.epochs():
             student.train()
             shuffled = batches(train_ids, train.labels, args.batch_size, tokenizer.pad_id,
@@ -359,22 +375,26 @@ def main(argv=None, after_epoch=None):
         logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
         tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
         tracker.finish()
-        results[role].append(scores(logits, data.validation.labels))
-        if role not in runs:  # the first seed's model is saved at once
-            runs[role] = provenance("distill.py", vars(args), argv, parent=parent_of(args.teacher[0]), data=data,
-                                    history=log.history, validation=results[role][0], teachers=args.teacher,
-                                    student=args.student, control=role == "alone", texts=len(train.texts))
-            save_model(student, tokenizer, folders[role], runs[role])
+        validation = scores(logits, data.validation.labels)
+        if i == 0:  # the first seed's model is saved at once, beside its final place
+            run = provenance("distill.py", vars(args), argv, parent=parent_of(args.teacher[0]), data=data,
+                             history=log.history, validation=validation, teachers=args.teacher, student=args.student,
+                             control=role == "alone", texts=len(train.texts))
+            save_model(student, tokenizer, unfinished / role, run)
+        results[role].append(validation)
+        write_results(unfinished, settings, results)
 
-    # 5. The scores of all seeds, and what to do next
-    for role, folder in folders.items():
-        runs[role]["seeds"] = results
-        write_json(runs[role], Path(folder) / "run.json")
+    # 5. The folders, --out last: its run.json says that everything is done
+    for role in reversed(folders):
+        student, tokenizer = load_model(unfinished / role)
+        run = read_json(unfinished / role / "run.json") | {"seeds": results}
+        save_model(student, tokenizer, folders[role], run)
+    remove_unfinished(unfinished)
     print_comparison({role: [row["macro_f1"] for row in rows] for role, rows in results.items()},
                      examples.teacher_score)
     print(f"next: python evaluate.py {args.teacher[0]} {' '.join(map(str, folders.values()))} "
           f"{data_flags(args.data, args.data_dir, args.text, args.label)} --out runs/report")
-    return runs["student"]
+    return run
 
 
 def print_comparison(macro_f1, teacher_score):

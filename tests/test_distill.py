@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -293,6 +295,102 @@ def test_after_epoch_is_called_for_the_first_student_only(folder):
                   "--out", str(folder / "out"), "--epochs", "2", "--control", "--seeds", "2"],
                  after_epoch=lambda epoch, scores: seen.append(epoch))
     assert seen == [1, 2]
+
+
+# ---- interrupted runs ----------------------------------------------------------------------------------
+
+SEEDS = ["--student", "gru:hidden=8", "--control", "--seeds", 2, "--lr", 1e-2]
+
+
+def interrupt(monkeypatch, function, after):
+    """From now on distill.py is interrupted in call number `after` + 1 of one of its functions."""
+    original = getattr(distill, function)
+    calls = []
+
+    def interrupted(*args, **options):
+        calls.append(function)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return original(*args, **options)
+    monkeypatch.setattr(distill, function, interrupted)
+
+
+def trained_in(output):
+    """The trainings that a run has begun: ["student 0", "alone 0", ...]"""
+    return [f"{role} {seed}" for role, seed in re.findall(r"^(student|alone), seed (\d+):", output, re.M)]
+
+
+def files_of(folder):
+    """What must be the same after an interruption: weights, config, tokenizer, and the numbers of run.json."""
+    run_json = json.loads((folder / "run.json").read_text())
+    history = [{name: value for name, value in row.items() if name != "seconds"} for row in run_json["history"]]
+    return [(folder / name).read_bytes() for name in ("model.safetensors", "config.json", "tokenizer.json")] \
+        + [run_json["seeds"], run_json["validation"], history]
+
+
+# Calls of TrainingLog: student 0, alone 0, student 1, alone 1; of save_model: two into the unfinished folder, then
+# out-alone, then out.
+@pytest.mark.parametrize("function, after, trained_later", [
+    ("TrainingLog", 0, ["student 0", "alone 0", "student 1", "alone 1"]),
+    ("TrainingLog", 1, ["alone 0", "student 1", "alone 1"]),
+    ("TrainingLog", 3, ["alone 1"]),
+    ("write_results", 2, ["student 1", "alone 1"]),
+    ("save_model", 1, ["alone 0", "student 1", "alone 1"]),
+    ("save_model", 2, []),
+    ("save_model", 3, []),
+    ("remove_unfinished", 0, [])])
+def test_interrupted_run_goes_on_and_ends_as_if_it_had_not_been_interrupted(folder, monkeypatch, capsys, function,
+                                                                            after, trained_later):
+    run(folder, *SEEDS)
+    expected = [files_of(folder / name) for name in ("out", "out-alone")]
+    for name in ("out", "out-alone"):
+        shutil.rmtree(folder / name)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, function, after)
+        run(folder, *SEEDS)
+    assert (folder / "out" / "run.json").exists() == (function == "remove_unfinished")
+    capsys.readouterr()
+    run(folder, *SEEDS)
+    assert trained_in(capsys.readouterr().out) == trained_later
+    assert [files_of(folder / name) for name in ("out", "out-alone")] == expected
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("change, what", [(["--lr", 2e-2], "--lr"), (["--seeds", 3], "--seeds"),
+                                          (["--unlabelled", "more.txt"], "--unlabelled, texts")])
+def test_interrupted_run_of_another_command_is_not_continued(folder, monkeypatch, capsys, change, what):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, "TrainingLog", 2)
+        run(folder, *SEEDS)
+    capsys.readouterr()
+    monkeypatch.chdir(folder)
+    run(folder, *SEEDS, *change)
+    output = capsys.readouterr().out
+    assert f"other settings ({what})" in output and trained_in(output)[0] == "student 0"
+
+
+@pytest.mark.parametrize("change, what", [("teacher", "teachers"), ("data", "data")])
+def test_interrupted_run_is_not_continued_with_another_teacher_or_other_data(folder, monkeypatch, capsys, tokenizer,
+                                                                             change, what):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, "TrainingLog", 2)
+        run(folder, *SEEDS)
+    if change == "teacher":
+        other = random_model(seed=7, vocab_size=max(tokenizer.vocab_size, 60))
+        save_model(other, tokenizer, folder / "teacher", run={})
+    else:
+        (folder / "mine.csv").write_text((folder / "mine.csv").read_text() + "one more,neutral\n")
+    capsys.readouterr()
+    run(folder, *SEEDS)
+    output = capsys.readouterr().out
+    assert f"{what}" in re.search(r"other settings \((.*)\)", output)[1] and trained_in(output)[0] == "student 0"
+
+
+def test_finished_run_is_made_again_when_it_is_asked_for_again(folder, capsys):
+    run(folder, "--student", "bag")
+    capsys.readouterr()
+    run(folder, "--student", "bag")
+    assert trained_in(capsys.readouterr().out) == ["student 0"]
 
 
 # ---- texts without a label -----------------------------------------------------------------------------
