@@ -25,6 +25,7 @@ their logits in cache.py, new texts in augment.py.
 
 import itertools
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,14 @@ from pocketbert.cli import (
     unit_interval,
 )
 from pocketbert.data.splits import text_key
-from pocketbert.distillation.augment import DEFAULT_OPERATIONS, OPERATIONS, augment, mask_token, similar_words
+from pocketbert.distillation.augment import (
+    DEFAULT_OPERATIONS,
+    OPERATIONS,
+    WITH_SYNONYMS,
+    augment,
+    mask_token,
+    similar_words,
+)
 from pocketbert.distillation.cache import open_teachers, teacher_logits
 from pocketbert.distillation.ensemble import WEIGHTS, combine, given_weights
 from pocketbert.distillation.inner import InnerLosses, InnerWeights
@@ -148,7 +156,9 @@ def read_unlabelled(name, data_dir):
 def augmented_texts(texts, copies, seed, operations, teacher):
     """`copies` new versions of each text, with the teacher's word vectors and its mask token."""
     mask = mask_token(teacher.tokenizer) if "mask" in operations else None
-    synonyms = similar_words(word_vectors(teacher.model), teacher.tokenizer, texts)
+    synonyms = None
+    if set(WITH_SYNONYMS) & set(operations):
+        synonyms = similar_words(word_vectors(teacher.model), teacher.tokenizer, texts)
     return list(augment(texts, copies, seed, operations, synonyms=synonyms, mask=mask))
 
 
@@ -180,6 +190,17 @@ def check_inner(student, teacher, same_tokenizer):
     if not encoders or teacher.config.stored_formats or not same_tokenizer:
         raise UserError("--hidden, --attention and --relations compare token by token: teacher and student must "
                         "be fp32 encoders with the same tokenizer, for example --student teacher:layers=0,2,5")
+
+
+def check_augment(operations, teacher, tokenizer):
+    """What the operations need: a mask token that teacher and student share, or the teacher's word vectors."""
+    if "mask" in operations and not (tokenizer.same_as(teacher.tokenizer) and mask_token(tokenizer)):
+        raise UserError("--augment-with mask needs a student with the teacher's tokenizer, and a mask token in it")
+    if set(WITH_SYNONYMS) & set(operations) and not hasattr(teacher.model, "embeddings"):
+        others = " ".join(name for name in DEFAULT_OPERATIONS if name not in WITH_SYNONYMS)
+        raise UserError(f"--augment: {' and '.join(WITH_SYNONYMS)} find similar words with the word vectors of the "
+                        f"first teacher, and {teacher.name} is an exported graph without them: add --augment-with "
+                        f"{others}, or name a PyTorch teacher first")
 
 
 def parse_weights(text, num_teachers):
@@ -276,8 +297,8 @@ def main(argv=None, after_epoch=None):
         teachers[0].model = to_dense(teachers[0].model)
         check_inner(student, teachers[0].model, same_tokenizer)
         InnerLosses(student, teachers[0].model, inner_weights)  # raises if the depths or widths do not fit
-    if args.augment and "mask" in args.augment_with and not (same_tokenizer and mask_token(tokenizer)):
-        raise UserError("--augment-with mask needs a student with the teacher's tokenizer, and a mask token in it")
+    if args.augment:
+        check_augment(args.augment_with, teachers[0], tokenizer)
     if args.loss == "decoupled" and len(data.label_names) == 2:
         print("--loss decoupled: with two classes its second term is 0, which leaves --loss soft")
 
@@ -392,7 +413,7 @@ def main(argv=None, after_epoch=None):
     remove_unfinished(unfinished)
     print_comparison({role: [row["macro_f1"] for row in rows] for role, rows in results.items()},
                      examples.teacher_score)
-    print(f"next: python evaluate.py {args.teacher[0]} {' '.join(map(str, folders.values()))} "
+    print(f"next: python evaluate.py {shlex.join([args.teacher[0], *folders.values()])} "
           f"{data_flags(args.data, args.data_dir, args.text, args.label)} --out runs/report")
     return run
 

@@ -15,7 +15,9 @@ import distill
 import train
 from data_utils import load_dataset
 from distill import DistillationData, kd_loss, new_texts, same_steps
+from pocketbert.errors import UserError
 from pocketbert.models.folder import load_model, save_model
+from pocketbert.quantization.export import export_graph
 from small_models import LABELS, TEXTS, random_model
 
 STUDENT = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]])
@@ -415,6 +417,30 @@ def test_masked_words_teach_a_student_with_the_teachers_tokenizer(folder, monkey
     monkeypatch.setattr(distill, "augment", lambda *args, **more: seen.append((args[3], more["mask"])) or ["x [MASK]"])
     run(folder, "--student", "teacher:layers=0", "--augment", 1, "--augment-with", "mask", "swap")
     assert seen == [(["mask", "swap"], "[MASK]")]
+
+
+@pytest.fixture
+def exported(folder, tokenizer):
+    """The teacher's folder again, as an ONNX graph."""
+    model, _ = load_model(folder / "teacher")
+    (folder / "graph").mkdir()
+    export_graph(model, "onnx", folder / "graph")
+    save_model(model, tokenizer, folder / "exported", run={}, graph=("onnx", folder / "graph"))
+    return "exported"
+
+
+def test_exported_teacher_augments_with_all_operations_that_need_no_word_vectors(folder, exported):
+    flags = ["--student", "bag", "--augment", 1, "--augment-with", "swap", "delete", "ngram"]
+    from_graph, from_torch = run(folder, *flags, teachers=[exported])[1], run(folder, *flags)[1]
+    assert from_graph["texts"] == from_torch["texts"] > from_graph["data"]["train"]
+    assert from_graph["history"][0]["loss"] == pytest.approx(from_torch["history"][0]["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("flags", [[], ["--augment-with", "insert"]])
+def test_exported_teacher_cannot_augment_with_similar_words_and_the_error_says_what_to_do(folder, exported, flags):
+    with pytest.raises(UserError, match="add --augment-with swap delete ngram, or name a PyTorch teacher first"):
+        run(folder, "--student", "bag", "--augment", 1, *flags, teachers=[exported])
+    assert not (folder / "teacher_logits").exists()
 
 
 # ---- what is refused -----------------------------------------------------------------------------------
