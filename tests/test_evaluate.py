@@ -20,7 +20,9 @@ from sklearn.metrics import f1_score
 
 import evaluate
 from pocketbert.cli import run_script
+from pocketbert.data.splits import Dataset, Split
 from pocketbert.evaluation.answers import answers as answers_to
+from pocketbert.evaluation.opening import OpenModel
 from pocketbert.evaluation.report import results_table
 from pocketbert.files import read_json
 from pocketbert.models.folder import load_model, save_model
@@ -99,6 +101,85 @@ def test_models_are_timed_in_turn_on_the_same_texts_from_the_shortest_to_the_lon
     assert {shape[0] for _, shape, _ in log} == {batch_size} and (min(widths), max(widths)) == (2 + batch_size // 4, 11)
     if batch_size == 1:
         assert all(mask is None for *_, mask in log)  # nothing is padded
+
+
+# --- compare(): the numbers that the table prints ----------------------------------------------------------
+
+class Sleeper(torch.nn.Module):
+    """A model that answers right for a share of the texts and moves a clock: `seconds` for each text of a batch."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, clock, seconds, right_below, size):
+        super().__init__()
+        self.clock, self.seconds, self.right_below = clock, seconds, right_below
+        self.weight = torch.nn.Parameter(torch.zeros(size))
+        self.config = SimpleNamespace(label_names=LABELS, max_length=40)
+
+    def forward(self, input_ids, attention_mask):
+        self.clock[0] += self.seconds * len(input_ids)
+        number = input_ids[:, 1]
+        label = number % 3
+        return torch.nn.functional.one_hot(torch.where(number < self.right_below, label, (label + 1) % 3), 3).float()
+
+
+def compare_sleepers(monkeypatch, texts=100, timed=8, **options):
+    """(result of a baseline, of a model that is twice as slow and better): compare() on texts that are numbers."""
+    clock = [0.0]
+    monkeypatch.setattr("evaluate.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def tokenize(texts, max_length):
+        clock[0] += 7e-6 * len(texts)
+        return [[0, int(text)] for text in texts]
+    tokenize.pad_id = 0
+    models = [OpenModel("slow", "slow", Sleeper(clock, 0.002, 90, 30), tokenize, 1_000_000, 500, None),
+              OpenModel("base", "base", Sleeper(clock, 0.001, 60, 50), tokenize, 3_000_000, 500, None)]
+    split = Split([str(i) for i in range(texts)], [i % 3 for i in range(texts)])
+    data = Dataset("numbers", LABELS, split, split, split, [], "", "0" * 12)
+    base, slow = evaluate.compare(models, data, timed=timed, **options).models
+    return base, slow
+
+
+def test_a_model_that_takes_twice_as_long_is_half_as_fast(monkeypatch):
+    base, slow = compare_sleepers(monkeypatch)
+    assert (base.name, slow.name) == ("base", "slow") and base.is_baseline and not slow.is_baseline
+    assert (base.speedup_1, base.speedup_32) == (1, 1)
+    assert (slow.speedup_1, slow.speedup_32) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert (base.ms_1, base.ms_1_p95, slow.ms_1) == (pytest.approx(1), pytest.approx(1), pytest.approx(2))
+    assert (base.ms_32, slow.ms_32) == (pytest.approx(32), pytest.approx(64))
+
+
+@pytest.mark.parametrize("texts, in_batch", [(100, 32), (10, 10)])
+def test_texts_per_second_are_those_of_the_batch_that_was_timed(texts, in_batch, monkeypatch):
+    for row, rate in zip(compare_sleepers(monkeypatch, texts), (1000, 500), strict=True):
+        assert row.texts_per_second * row.ms_32 == pytest.approx(1000 * in_batch)
+        assert row.texts_per_second == pytest.approx(rate)
+        assert row.tokenisation_us == pytest.approx(7)
+
+
+def test_a_better_model_has_a_positive_difference_and_interval(monkeypatch):
+    base, slow = compare_sleepers(monkeypatch)
+    assert (base.accuracy, slow.accuracy) == (pytest.approx(0.6), pytest.approx(0.9))
+    assert slow.difference == pytest.approx(slow.macro_f1 - base.macro_f1) and slow.difference > 0.25
+    assert 0 < slow.low < slow.difference < slow.high
+    assert slow.p_value == pytest.approx(2 * 0.5 ** 30)  # right on 30 texts where the baseline is wrong, never reversed
+    assert slow.same_label_as_baseline == pytest.approx(0.7)
+    assert slow.f1_low < slow.macro_f1 < slow.f1_high
+    reverse = compare_sleepers(monkeypatch, baseline="slow")[1]
+    assert (reverse.name, reverse.difference) == ("base", pytest.approx(-slow.difference))
+    assert reverse.low < reverse.high < 0 and (reverse.speedup_1, reverse.speedup_32) == (2, 2)
+
+
+def test_sizes_are_those_of_the_folder_and_parameters_those_of_the_model(monkeypatch):
+    base, slow = compare_sleepers(monkeypatch)
+    assert [(row.bytes, row.bytes_mb, row.tokenizer_bytes, row.parameters) for row in (base, slow)] == [
+        (3_000_000, 3.0, 500, 50), (1_000_000, 1.0, 500, 30)]
+
+
+def test_compare_writes_nothing_and_scores_the_split_that_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    compare_sleepers(monkeypatch, split="validation")
+    assert not list(tmp_path.iterdir())
 
 
 # --- the report -------------------------------------------------------------------------------------------

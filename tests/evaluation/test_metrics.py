@@ -46,6 +46,15 @@ def test_mcnemar_is_the_two_sided_binomial_tail(only_new, only_old):
     assert mcnemar(labels, new, old) == pytest.approx(by_hand)
 
 
+def test_mcnemar_of_twenty_thousand_texts_equals_scipys_binomial_distribution():
+    """A sum of binomial coefficients takes half a minute here."""
+    from scipy.stats import binom
+    labels, new, old = np.zeros((3, 20_000), dtype=int)
+    new[:9_900] = 1
+    old[9_900:] = 1
+    assert mcnemar(labels, new, old) == pytest.approx(2 * binom.cdf(9_900, 20_000, 0.5))
+
+
 def test_mcnemar_of_models_that_never_differ_is_one():
     labels = np.array([0, 1, 2, 1])
     assert mcnemar(labels, np.array([0, 0, 2, 1]), np.array([0, 0, 2, 1])) == 1.0
