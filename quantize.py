@@ -1,328 +1,451 @@
 """Quantize a trained model: fewer bits for each weight, and fewer milliseconds where the processor helps.
 
-In int8, each row of a weight matrix is stored as whole numbers from -128 to 127 and one scale:
+In int8 each row of a weight matrix is whole numbers and one scale, as in `quantize_int8` below:
 
-    W[o, :] ~ scale[o] * W_int8[o, :],        scale[o] = max|W[o, :]| / 127.5
+    W[o, :] ~ scale[o] * W_int8[o, :],    scale[o] = max|W[o, :]| / 127.5
 
-"Dynamic" means that activations are quantized on the fly, at every call, so no calibration data are needed.
-torch.ao chooses the scales and multiplies int8 by int8: a quarter of the bytes, and about half of the time on a
-processor with VNNI. All other forms save bytes only: their matrices are turned back into floats when the model is
-opened. A plan says which form each part has; a method is a plan with a name. From many bits to few:
+torch.ao does the same, and multiplies int8 by int8: a quarter of the bytes, and about half of the time. "Dynamic" means
+that activations are quantized in every call, so no calibration texts are needed. The other formats (fp16, int4, gptq,
+nf4, clusters, ...) save bytes only: their matrices become floats when the model is opened. See docs/guide/quantize.md.
 
-    fp16, bf16          half of the bytes, and hardly a change
-    int8-weights        whole numbers for the weights, floats for the activations: near-lossless
-    int4, gptq          16 levels, a scale and a lowest value for each group of a row; gptq lets the weights that
-                        are still to be rounded make up for those that were (Frantar et al. 2022, arXiv:2210.17323)
-    nf4                 the 16 quantiles of a normal distribution as levels (Dettmers et al. 2023, arXiv:2305.14314)
-    clusters            16 levels of the matrix's own, found by k-means, fine-tuned with --epochs, and zipped
-                        (Han et al. 2016, arXiv:1510.00149)
-
-    python quantize.py --model runs/demo/pruned --out runs/demo/int8 --data demo
-    python quantize.py --model runs/tweets/teacher --out runs/tweets/nf4 --data tweet_sentiment_extraction --method nf4
-    ... --plan embeddings=int4,encoder=int8,head=fp32     ... --keep-layers auto --max-drop 0.005
-    ... --method onnx | onnx-int8 | onnx-optimized | openvino | openvino-int8
-
-With --data it measures what was lost: score, milliseconds, and how often a text's label depends on its batch mates.
-The arithmetic is in quantization.py, the stored forms are in layers.py.
+    python quantize.py --model runs/demo/pruned --data demo --out runs/demo/int8
+    python quantize.py --model runs/demo/pruned --data demo --out runs/demo/mixed --plan embeddings=int4,encoder=int8
+    python quantize.py cluster --model runs/demo/pruned --data demo --out runs/demo/clusters --epochs 1 --teacher self
+    python quantize.py export --model runs/demo/pruned --data demo --out runs/demo/onnx --format onnx-int8
 """
 
 import copy
 import math
+import sys
 import tempfile
-from collections import Counter
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from data_utils import encode, open_data
-from pocketbert.cli import (
-    add_common_flags,
-    add_training_flags,
-    data_flags,
-    parser_for,
-    positive_int,
-    refuse_idle_flags,
-    run_script,
-    unit_interval,
-)
-from pocketbert.data.batching import batches
-from pocketbert.data.splits import take
+import pocketbert.cli as cli
+from data_utils import align_labels, batches, grouped, open_data, take
+from model_utils import check_out, load_model, predict, save_model
+from pocketbert.errors import UserError
 from pocketbert.evaluation.metrics import scores
 from pocketbert.evaluation.timing import time_ratio
 from pocketbert.hardware import hardware_line
-from pocketbert.models.device import autocast, seed_everything
+from pocketbert.models.device import autocast, pick_device, seed_everything
 from pocketbert.models.encoder import Encoder
-from pocketbert.models.folder import check_out, load_model, parent_of, save_model
-from pocketbert.models.predict import predict
+from pocketbert.models.folder import parent_of
 from pocketbert.models.size import file_bytes
-from pocketbert.models.sparse import SparseLinear, to_dense
-from pocketbert.models.stored import replace_module, to_float
+from pocketbert.models.sparse import to_dense
 from pocketbert.provenance import provenance
-from pocketbert.quantization.clusters import ClusteredMatrix, ClusteredWeights, kmeans
+from pocketbert.quantization.clusters import share_weights
 from pocketbert.quantization.export import export_graph
+from pocketbert.quantization.gptq import gptq_gain, input_hessians
 from pocketbert.quantization.graph import GRAPH_FILES, open_runtime
-from pocketbert.quantization.int8 import Int8Linear, overflows, pick_engine, use_engine
-from pocketbert.quantization.plan import (
-    METHODS,
-    PLAN_FORMATS,
-    divergence,
-    keep_worst,
-    parse_plan,
-    part_of,
-    sensitivity,
-    store_all,
-    with_stored,
-)
+from pocketbert.quantization.int8 import Int8Linear, overflows, pick_engine
+from pocketbert.quantization.plan import METHODS, PLAN_FORMATS, parse_plan, sparse_to_float, store_all, with_stored
+from pocketbert.quantization.sensitivity import divergence, keep_sensitive, sensitivity
+from pocketbert.quantization.sizes import bytes_table, fp32_bytes
 from pocketbert.training.log import TrainingLog
-from pocketbert.training.optim import Optimizer, prepare_for_training
+from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
+from pocketbert.training.tracking import start_tracking
 
 
-def train_centroids(model, names, train_ids, targets, validate, args, pad_id):
-    """The usual loop, but each clustered matrix has only as many free numbers as clusters: W = codebook[indices].
+def quantize_int8(weight):
+    """Round a matrix (out, in) to int8, one scale a row: (W_int8 (out, in), scale (out,)), |error| <= scale / 2."""
+    scale = weight.abs().amax(dim=1) / 127.5
+    scale = scale.clamp(min=torch.finfo(torch.float32).eps)  # a row of zeros
+    # times 1 / scale, not / scale: equal to torch.ao's last bit
+    return (weight * (1 / scale)[:, None]).round().clamp(-128, 127).to(torch.int8), scale
 
-    dL/dcodebook[k] is the sum of dL/dW over the weights of cluster k. Biases, LayerNorms and the head learn too.
-    targets: labels (N,), or probabilities (N, num_labels) of the fp32 model (--teacher self).
-    Returns ({name: stored module}, history); `model` is changed.
+
+def check_int8(model, small):
+    """Print in how many matrices of `small` torch.ao's numbers are those that quantize_int8 gives for `model`."""
+    equal = []
+    for name, module in small.named_modules():
+        if isinstance(module, Int8Linear):
+            weight_int8, scale = quantize_int8(model.get_submodule(name).weight.detach())
+            equal.append(torch.equal(module.weight, weight_int8) and torch.equal(module.scale, scale))
+    if equal:
+        print(f"int8: torch.ao's numbers are those of quantize_int8 in {sum(equal)} of {len(equal)} matrices")
+
+
+# What was lost ---------------------------------------------------------------------------------------------
+
+def batch_mate_flips(model, ids, batch_size, pad_id):
+    """How many texts get another label in a batch than alone: dynamic int8 has one activation scale for a whole batch.
+
+    Returns (flips, largest |logit difference|).
     """
-    for name in names:
-        module = model.get_submodule(name)
-        replace_module(model, name, ClusteredWeights(module, *kmeans(module.weight, args.clusters, args.init)))
-    batches_per_epoch = math.ceil(len(train_ids) / args.batch_size)
-    optimizer, log = Optimizer(model, args, num_batches=args.epochs * batches_per_epoch), TrainingLog(model, args)
-    before = validate(model)
+    together = predict(model, ids, batch_size, pad_id)
+    alone = predict(model, ids, 1, pad_id)
+    flips = int((together.argmax(-1) != alone.argmax(-1)).sum())
+    return flips, (together - alone).abs().max().item()
+
+
+def measure_loss(small, model, ids, labels, batch_size, pad_id):
+    """Print and return what quantization cost on validation texts: scores, changed labels, divergence in nats.
+
+    small, model: the quantized model and its fp32 parent    ids, labels: N lists of token ids, and N label ids
+    """
+    logits = predict(small, ids, batch_size, pad_id)
+    fp32_logits = predict(model, ids, batch_size, pad_id)
+    validation = scores(logits, labels)
+    fp32 = scores(fp32_logits, labels)
+    changed = int((logits.argmax(-1) != fp32_logits.argmax(-1)).sum())
+    few = ids[:500]
+    flips, difference = batch_mate_flips(small, few, batch_size, pad_id)
+
+    print(f"{'':<6}{'macro-F1':>10}{'accuracy':>10}")
+    for name, row in (("fp32", fp32), ("new", validation)):
+        print(f"{name:<6}{row['macro_f1']:>10.4f}{row['accuracy']:>10.4f}")
+    print(f"{changed} of {len(ids):,} labels differ from fp32; {flips} of {len(few)} labels depend on the batch "
+          f"(logits by up to {difference:.2g})")
+    if len(logits.argmax(-1).unique()) == 1 < len(fp32_logits.argmax(-1).unique()):
+        print("WARNING: the quantized model answers one class for every text: it is broken; keep fp32")
+    return {"validation": validation, "fp32": fp32, "labels_changed": changed,
+            "divergence": divergence(fp32_logits, logits), "batch_mate_flips": flips, "batch_mate_texts": len(few)}
+
+
+def measure_time(small, model, ids, batch_size, pad_id):
+    """Print and return {batch size: time / fp32's time} for single texts and for batches; below 1 is faster."""
+    ratios = {}
+    for size in sorted({1, batch_size}):
+        ratios[size] = 1 / time_ratio(small, model, ids, size, pad_id)
+    print("time / fp32: " + ", ".join(f"{ratio:.2f} at batch {size}" for size, ratio in ratios.items()))
+    return ratios
+
+
+def refuse_slow_int8(ratios, force):
+    """An error if int8 takes more time than fp32 at every batch size; with `force` a printed warning."""
+    fastest = min(ratios.values())
+    if fastest <= 1:
+        return
+    message = f"int8 is slower than fp32 here, {fastest:.2f} x the time at best ({hardware_line()})"
+    if not force:
+        raise UserError(f"{message}; nothing was written. --method int8-weights has the same bytes at the time of "
+                        "fp32; --force writes int8 all the same")
+    print(f"WARNING: {message}; it saves bytes only")
+
+
+def random_ids(config):
+    """64 texts of random tokens, for measuring time where no data are given."""
+    return torch.randint(config.vocab_size, (64, min(24, config.max_length))).tolist()
+
+
+def print_end(out, model, tokenizer, args_model, data):
+    """Bytes of the file against fp32's, and the next command."""
+    before = fp32_bytes(model, tokenizer)
+    after = file_bytes(out)["model"]
+    print(f"{out}: {after / 1e6:.2f} MB, fp32 {before / 1e6:.2f} MB, {after / before:.1%}")
+    print(f"next: python evaluate.py {args_model} {out} {data or '--data DATA'} --out runs/report")
+
+
+# quantize.py -----------------------------------------------------------------------------------------------
+
+def parse_args(argv):
+    parser = cli.parser_for(__doc__)
+    parser.add_argument("--model", required=True, help="the fp32 model folder to quantize")
+    parser.add_argument("--out", required=True, help="the model folder to write")
+    parser.add_argument("--method", choices=METHODS, default="dynamic",
+                        help="one format for all matrices but the head's; dynamic is torch.ao's int8")
+    parser.add_argument("--plan", metavar="PART=FORMAT,...", help="a format for each part, in place of --method: parts "
+                        "are embeddings, encoder, head, or names like layers.3.ffn; formats are "
+                        f"{', '.join(PLAN_FORMATS)}")
+    parser.add_argument("--group-size", type=cli.positive_int, default=64,
+                        help="weights that share a scale (int4, int8-weights, gptq, nf4)")
+    parser.add_argument("--clusters", type=int, default=16, help="values that a matrix in clusters has, 2 to 256")
+    parser.add_argument("--engine", default="auto",
+                        help="of int8: x86, onednn, fbgemm or qnnpack; auto: torch's choice")
+    parser.add_argument("--keep-layers", metavar="NAMES|auto", help="matrices that stay in fp32: names like "
+                        "layers.5.ffn.down,layers.0, or auto: the most sensitive ones, until --max-drop holds")
+    parser.add_argument("--max-drop", type=cli.unit_interval, default=0.005,
+                        help="with --keep-layers auto: the macro-F1 that may be lost")
+    parser.add_argument("--samples", type=cli.positive_int, default=512,
+                        help="texts for gptq's Hessians and for the sensitivity of each matrix")
+    parser.add_argument("--force", action="store_true", help="write int8 even where it is slower than fp32")
+    cli.add_common_flags(parser, data_required=False)
+    args = parser.parse_args(argv)
+    if args.plan is not None and args.method != "dynamic":
+        parser.error("--plan and --method say the same thing in two ways: give one")
+    if args.plan is None:
+        args.plan = METHODS[args.method]
+    if args.keep_layers and args.keep_layers != "auto":
+        args.plan += "".join(f",{name}=fp32" for name in args.keep_layers.split(","))
+    formats = {piece.rpartition("=")[2] for piece in args.plan.split(",")}
+    cli.refuse_idle_flags(parser, vars(args), (
+        ("group_size", formats & {"int4", "int8-weights", "gptq", "nf4"}, "no format with groups is asked for"),
+        ("clusters", "clusters" in formats, "it needs --method clusters"),
+        ("engine", "int8" in formats, "it is for int8"),
+        ("max_drop", args.keep_layers == "auto", "it needs --keep-layers auto")))
+    if not 2 <= args.clusters <= 256:
+        parser.error(f"--clusters {args.clusters} is not between 2 and 256")
+    if not args.data and (args.keep_layers == "auto" or "gptq" in formats):
+        parser.error("gptq and --keep-layers auto need texts: give --data")
+    return args
+
+
+def check_cpu(device):
+    if device not in ("auto", "cpu"):
+        raise UserError(f"--device {device}: int8 kernels and exported graphs run on the CPU only")
+
+
+def open_float(name):
+    """(model, tokenizer) of a folder that is not quantized; its matrices may be sparse."""
+    model, tokenizer = load_model(name)
+    to_dense(model, quiet=True)  # refuses a graph that was exported before
+    if any(not format_name.startswith("sparse_linear") for format_name in model.config.stored_formats.values()):
+        raise UserError(f"{name} is quantized already; start from its fp32 parent")
+    return model, tokenizer
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["cluster"]:
+        return main_cluster(argv)
+    if argv[:1] == ["export"]:
+        return main_export(argv)
+    args = parse_args(argv)
+    check_out(args.out, sources=[args.model])
+    check_cpu(args.device)
+    seed_everything(args.seed)
+
+    # 1. The fp32 model, and texts to look at
+    model, tokenizer = open_float(args.model)
+    pad_id = tokenizer.pad_id
+    data = None
+    ids = random_ids(model.config)
+    if args.data:
+        max_length = min(args.max_length, model.config.max_length)
+        data = open_data(args.data, args.data_dir, args.text, args.label)
+        data = align_labels(data, model.config.label_names)
+        ids = tokenizer(data.validation.texts, max_length)
+
+    # 2. The plan: which matrix gets which format
+    formats = parse_plan(args.plan, model)
+    engine = None
+    if "int8" in formats.values():
+        engine = pick_engine(args.engine)
+        print(f"int8 engine: {engine}, activations in {7 if overflows(engine) else 8} bits")
+
+    # 3. Store the matrices; sparse ones become dense first, because their zeros may become other numbers
+    floats, sparse = sparse_to_float(model, formats)
+    in_gptq = [name for name, format_name in formats.items() if format_name == "gptq"]
+    hessians = {}
+    if in_gptq:
+        sample = tokenizer(take(data.train, args.samples, seed=args.seed).texts, max_length)
+        hessians = input_hessians(floats, batches(sample, None, args.batch_size, pad_id), in_gptq)
+    stored = store_all(floats, formats, args.group_size, args.clusters, engine, hessians)
+    if in_gptq:
+        print(gptq_gain(floats, stored, hessians, args.group_size))
+
+    # 4. --keep-layers auto: leave the most sensitive matrices as they were
+    report = {}
+    if args.keep_layers == "auto":
+        sample = take(data.validation, args.samples, seed=args.seed)
+        sample_ids = tokenizer(sample.texts, max_length)
+        ranking = sensitivity(floats, stored, lambda m: predict(m, sample_ids, args.batch_size, pad_id),
+                              torch.tensor(sample.labels))
+        print_sensitivity(ranking, len(sample_ids))
+        stored, kept = keep_sensitive(
+            floats, stored, ranking, args.max_drop,
+            lambda m: scores(predict(m, ids, args.batch_size, pad_id), data.validation.labels))
+        stored |= {name: sparse[name] for name in kept if name in sparse}
+        report |= {"sensitivity": ranking, "kept": kept}
+    small = with_stored(floats, stored)
+    check_int8(floats, small)
+
+    # 5. Measure what was gained and lost; time comes first, because int8 that is slower is not written
+    is_int8 = any(isinstance(module, Int8Linear) for module in small.modules())
+    if not is_int8:
+        print("this saves bytes, not time: the matrices become floats when the model is opened")
+    report["latency_ratio"] = measure_time(small, model, ids, args.batch_size, pad_id)
+    if is_int8:
+        refuse_slow_int8(report["latency_ratio"], args.force)
+    if data is not None:
+        report |= measure_loss(small, model, ids, data.validation.labels, args.batch_size, pad_id)
+
+    # 6. The folder
+    run = provenance("quantize.py", vars(args), argv, parent=parent_of(args.model), data=data, quantization=report,
+                     validation=report.get("validation"))
+    save_model(small, tokenizer, args.out, run)
+    print(*bytes_table(small, model), sep="\n")
+    print_end(args.out, model, tokenizer, args.model, cli.data_flags(args.data, args.data_dir, args.text, args.label))
+    return run
+
+
+def print_sensitivity(ranking, num_texts):
+    """The five most sensitive matrices."""
+    print(f"one matrix at a time, on {num_texts} validation texts{'':<8}KL to fp32    rise of the loss")
+    for name, nats, rise in ranking[:5]:
+        print(f"  {name:<46}{nats:>10.5f}{rise:>+20.5f}")
+
+
+# quantize.py cluster ---------------------------------------------------------------------------------------
+
+def parse_args_cluster(argv):
+    parser = cli.parser_for(main_cluster.__doc__, prog="quantize.py cluster")
+    parser.add_argument("--model", required=True, help="the fp32 model folder to quantize")
+    parser.add_argument("--out", required=True, help="the model folder to write")
+    parser.add_argument("--clusters", type=int, default=16, help="values that a matrix has, 2 to 256")
+    parser.add_argument("--teacher", choices=["self"],
+                        help="learn the fp32 model's probabilities instead of the labels")
+    cli.add_training_flags(parser, epochs=1, lr=1e-4)
+    cli.add_common_flags(parser)
+    args = parser.parse_args(argv)
+    if not 2 <= args.clusters <= 256:
+        parser.error(f"--clusters {args.clusters} is not between 2 and 256")
+    if args.epochs == 0:
+        parser.error("--epochs 0 trains nothing: `quantize.py --method clusters` stores clusters without training")
+    return args
+
+
+def main_cluster(argv):
+    """Train the values that the weights of a matrix share (Deep Compression, Han et al. 2016, arXiv:1510.00149).
+
+    k-means gives each matrix K values; every weight becomes the nearest of them and stays with it:
+
+        W = codebook[indices],    dL/dcodebook[k] = sum of dL/dW over the weights of cluster k
+
+    So a matrix has K free numbers. Biases, LayerNorms and the head are trained too. The indices are entropy coded.
+
+        python quantize.py cluster --model runs/demo/pruned --data demo --out runs/demo/clusters --epochs 1
+    """
+    args = parse_args_cluster(argv[1:])
+    check_out(args.out, sources=[args.model])
+    device = pick_device(args.device)
+    seed_everything(args.seed)
+
+    # 1. The fp32 model and the data
+    fp32, tokenizer = open_float(args.model)
+    fp32 = to_dense(fp32)
+    data = open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed)
+    data = align_labels(data, fp32.config.label_names)
+    max_length = min(args.max_length, fp32.config.max_length)
+    train_ids = tokenizer(data.train.texts, max_length)
+    val_ids = tokenizer(data.validation.texts, max_length)
+
+    # 2. What to learn: label ids (N,), or probabilities (N, num_labels)
+    targets = torch.tensor(data.train.labels)
+    if args.teacher == "self":
+        targets = predict(fp32.to(device), train_ids, args.batch_size, tokenizer.pad_id).softmax(-1)
+
+    # 3. k-means: each matrix becomes a code book and indices
+    model = copy.deepcopy(fp32).cpu()
+    set_dropout(model, args.dropout)
+    freeze_layers(model, args.freeze)
+    names = list(parse_plan(METHODS["clusters"], model))
+    share_weights(model, names, args.clusters)
+    model.to(device)
+
+    # 4. Train the code books
+    num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
+    optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
+    scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
+    tracker = start_tracking(args.wandb, args.out, vars(args))
+    log = TrainingLog(args.epochs, args.patience, args.minutes, tracker)
+    before = scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels)
     print(f"clustered, before training: macro-F1 {before['macro_f1']:.4f}")
     log.start_over(model, before)
     for epoch in log.epochs():
         model.train()
-        shuffled = batches(train_ids, None, args.batch_size, pad_id, shuffle_seed=args.seed + epoch)
-        for batch in log.progress(shuffled, total=batches_per_epoch):
-            with autocast(model.device, args.bf16):
-                loss = F.cross_entropy(model(batch.input_ids, batch.attention_mask), targets[batch.index])
-            loss.backward()
-            optimizer.step(loss)
-            log.batch(loss)
-        log.add(epoch, validate(model))
-    log.restore_best()
-    log.finish()
-    return {name: model.get_submodule(name).to_stored() for name in names}, log.history
+        shuffled = batches(train_ids, None, args.batch_size, tokenizer.pad_id, shuffle_seed=args.seed + epoch)
+        for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
+            for batch in group:
+                batch_targets = targets[batch.index].to(device)
+                batch = batch.to(device)
+                with autocast(device, args.bf16):
+                    logits = model(batch.input_ids, batch.attention_mask)
+                    loss = F.cross_entropy(logits, batch_targets)
+                (loss / len(group)).backward()
+                log.batch(loss)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+        logits = predict(model, val_ids, args.batch_size, tokenizer.pad_id)
+        log.end_epoch(model, scores(logits, data.validation.labels))
+    log.restore_best(model)
+
+    # 5. Store, measure, save
+    model.cpu()
+    fp32.cpu()
+    small = with_stored(model, {name: model.get_submodule(name).to_stored() for name in names})
+    report = {"history": log.history}
+    report["latency_ratio"] = measure_time(small, fp32, val_ids, args.batch_size, tokenizer.pad_id)
+    report |= measure_loss(small, fp32, val_ids, data.validation.labels, args.batch_size, tokenizer.pad_id)
+    run = provenance("quantize.py", vars(args), argv, parent=parent_of(args.model), data=data, quantization=report,
+                     history=log.history, validation=report["validation"])
+    save_model(small, tokenizer, args.out, run)
+    tracker.finish()
+    print(*bytes_table(small, fp32), sep="\n")
+    print_end(args.out, fp32, tokenizer, args.model,
+              cli.data_flags(args.data, args.data_dir, args.text, args.label))
+    return run
 
 
-def print_bytes(small, model):
-    """Where the bytes are: those of the tensors, part by part; the file has a header of some kilobytes more."""
-    def megabytes(candidate, part):
-        return sum(tensor.numel() * tensor.element_size() for name, tensor in candidate.state_dict().items()
-                   if part_of(name) == part) / 1e6
-    for part in ("embeddings", "encoder", "head"):
-        forms = Counter(form.split(":")[0] for name, form in small.config.stored_formats.items()
-                        if part_of(name) == part)
-        print(f"{part:<11}{megabytes(model, part):>8.2f} MB ->{megabytes(small, part):>7.2f} MB   "
-              + (", ".join(f"{count} {form}" for form, count in forms.items()) or "as it was"))
-    if clustered := [module for module in small.modules() if isinstance(module, ClusteredMatrix)]:
-        weights = sum(module.num_weights for module in clustered)
-        zipped = sum(module.bits_per_weight * module.num_weights for module in clustered) / weights
-        packed = sum((k - 1).bit_length() * module.num_weights + 32 * k for module in clustered
-                     for k in module.numbers[:1]) / weights
-        print(f"clusters: {zipped:.2f} bits a weight zipped, as they are in the file; only packed: {packed:.2f}")
+# quantize.py export ----------------------------------------------------------------------------------------
 
-
-def batch_mate_flips(model, ids, batch_size, pad_id):
-    """How many texts get another label in a batch than alone (dynamic int8 shares one scale a batch).
-
-    Returns (flips, largest |logit difference|).
-    """
-    together, alone = predict(model, ids, batch_size, pad_id), predict(model, ids, 1, pad_id)
-    return int((together.argmax(-1) != alone.argmax(-1)).sum()), (together - alone).abs().max().item()
-
-
-def fp32_bytes(model, tokenizer):
-    """The bytes of the float model's file, written for the purpose: the parent may be a .bin or on the Hub."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(to_dense(model, quiet=True), tokenizer, f"{folder}/fp32", run={})
-        return file_bytes(f"{folder}/fp32")["model"]
-
-
-def speed(model, fp32, ids, args, pad_id):
-    """{batch size: time of the model / time of fp32}; an error where int8 is slower and nobody insists."""
-    int8 = isinstance(model, nn.Module) and any(isinstance(module, Int8Linear) for module in model.modules())
-    ratios = {size: 1 / time_ratio(model, fp32, ids, size, pad_id) for size in sorted({1, args.batch_size})}
-    if not int8 and isinstance(model, nn.Module):
-        print("this saves bytes, not time: the matrices become floats when the model is opened")
-    print("time / fp32: " + ", ".join(f"{ratio:.2f} at batch {size}" for size, ratio in ratios.items()))
-    if int8 and min(ratios.values()) > 1:
-        message = (f"int8 is slower than fp32 here, {min(ratios.values()):.2f} x the time at best ({hardware_line()})")
-        if not args.force:
-            raise ValueError(f"{message}; nothing was written. --method int8-weights has the same bytes at the time "
-                             "of fp32; --force writes int8 all the same")
-        print(f"WARNING: {message}; it saves bytes only")
-    return ratios
-
-
-def measure(model, fp32, ids, labels, args, pad_id):
-    """What quantization cost, on validation texts; prints a table and every warning that applies."""
-    logits = {"fp32": predict(fp32, ids, args.batch_size, pad_id), "new": predict(model, ids, args.batch_size, pad_id)}
-    result = {name: scores(value, labels) for name, value in logits.items()}
-    changed = int((logits["fp32"].argmax(-1) != logits["new"].argmax(-1)).sum())
-    flips, difference = batch_mate_flips(model, ids[:500], args.batch_size, pad_id)
-    print(f"{'':<6}{'macro-F1':>10}{'accuracy':>10}\n"
-          + "\n".join(f"{name:<6}{s['macro_f1']:>10.4f}{s['accuracy']:>10.4f}" for name, s in result.items()))
-    print(f"{changed} of {len(ids):,} labels differ from fp32; {flips} of {len(ids[:500])} labels depend on the batch "
-          f"(logits by up to {difference:.2g})")
-    classes = {name: len(set(value.argmax(-1).tolist())) for name, value in logits.items()}
-    if classes["new"] == 1 < classes["fp32"]:
-        print("WARNING: the quantized model answers one class for every text: it is broken; keep fp32")
-    return {"validation": result["new"], "fp32": result["fp32"], "labels_changed": changed,
-            "divergence": divergence(*logits.values()), "batch_mate_flips": flips, "batch_mate_texts": len(ids[:500])}
-
-
-def parse_args(argv=None):
-    parser = parser_for(__doc__)
-    parser.add_argument("--model", required=True, help="the fp32 model folder to quantize")
+def parse_args_export(argv):
+    parser = cli.parser_for(main_export.__doc__, prog="quantize.py export")
+    parser.add_argument("--model", required=True, help="the fp32 model folder to export: an encoder")
     parser.add_argument("--out", required=True, help="the model folder to write")
-    parser.add_argument("--method", choices=[*METHODS, *GRAPH_FILES], default="dynamic",
-                        help="one form for all; dynamic is torch.ao's int8; onnx* and openvino* export the graph")
-    parser.add_argument("--plan", metavar="PART=FORM,...", help="a form for each part, in place of --method: parts "
-                        f"are embeddings, encoder, head, layers.3.ffn ...; forms are {', '.join(PLAN_FORMATS)}")
-    parser.add_argument("--group-size", type=positive_int, default=64,
-                        help="weights that share a scale (int4, int8-weights, gptq, nf4)")
-    parser.add_argument("--clusters", type=positive_int, default=16, help="levels of a clustered matrix, 2 to 256")
-    parser.add_argument("--init", choices=["linear", "density", "kmeans++"], default="linear",
-                        help="where the centroids start")
-    parser.add_argument("--engine", default="auto", help="x86, onednn, fbgemm or qnnpack; auto: this machine's best")
-    parser.add_argument("--keep-layers", metavar="NAMES|auto", help="matrices that do not get the form: names like "
-                        "layers.5.ffn.down,layers.0, or auto: the worst ones, until --max-drop is kept")
-    parser.add_argument("--keep-as", choices=["fp32", "fp16", "int8-weights"], default="fp32",
-                        help="the form of kept matrices")
-    parser.add_argument("--max-drop", type=unit_interval, default=0.005,
-                        help="with --keep-layers auto: the macro-F1 that may be lost")
-    parser.add_argument("--samples", type=positive_int, default=512,
-                        help="texts for gptq's moments, openvino-int8's ranges and the sensitivity of each matrix")
-    parser.add_argument("--force", action="store_true", help="write int8 also where it is slower than fp32")
-    parser.add_argument("--teacher", choices=["self"], help="with --epochs: learn the fp32 model's probabilities")
-    add_training_flags(parser, epochs=0, lr=1e-4)
-    add_common_flags(parser, data_required=False)
+    parser.add_argument("--format", choices=GRAPH_FILES, required=True,
+                        help="onnx: the graph; onnx-optimized: fused beforehand; onnx-int8: dynamic int8; openvino; "
+                        "openvino-int8: int8 with activation ranges from sample texts")
+    parser.add_argument("--samples", type=cli.positive_int, default=512,
+                        help="texts from which openvino-int8 reads the ranges of the activations")
+    cli.add_common_flags(parser, data_required=False)
     args = parser.parse_args(argv)
-    if args.plan is not None and args.method != "dynamic":
-        parser.error("--plan and --method are two ways to say one thing: give one")
-    if args.plan is None:
-        args.plan = METHODS.get(args.method, "")
-    if args.keep_layers and args.method in GRAPH_FILES:
-        parser.error(f"--keep-layers is not for --method {args.method}")
-    if args.keep_layers and args.keep_layers != "auto":  # which is but a longer plan
-        args.plan += "".join(f",{name}={args.keep_as}" for name in args.keep_layers.split(","))
-    forms = {piece.rpartition("=")[2] for piece in args.plan.split(",")}
-    refuse_idle_flags(parser, args, (
-            ("group_size", forms & {"int4", "int8-weights", "gptq", "nf4"}, "no form with groups is asked for"),
-            ("clusters", "clusters" in forms, "it wants --method clusters"),
-            ("init", "clusters" in forms, "it wants --method clusters"),
-            ("engine", "int8" in forms, "it is for int8"),
-            ("keep_as", args.keep_layers, "it wants --keep-layers"),
-            ("max_drop", args.keep_layers == "auto", "it wants --keep-layers auto"),
-            *((flag, args.epochs, "it is for training: give --epochs") for flag in ("lr", "freeze", "dropout"))))
-    if args.epochs and "=clusters" not in args.plan:
-        parser.error("--epochs trains the centroids of clusters: give it --method clusters")
-    if args.epochs and args.keep_layers == "auto":
-        parser.error("--keep-layers auto measures before any training: name the matrices, or drop --epochs")
-    if args.epochs and not args.data or args.teacher and not args.epochs:
-        parser.error("--epochs wants --data, and --teacher self wants --epochs")
-    if not args.data and (args.keep_layers == "auto" or "=gptq" in args.plan or args.method == "openvino-int8"):
-        parser.error("gptq, openvino-int8 and --keep-layers auto look at texts: give --data")
-    if not 2 <= args.clusters <= 256:
-        parser.error(f"--clusters {args.clusters} is not between 2 and 256")
+    cli.refuse_idle_flags(parser, vars(args), (("samples", args.format == "openvino-int8", "it is for openvino-int8"),))
+    if args.format == "openvino-int8" and not args.data:
+        parser.error("openvino-int8 reads the ranges of the activations from texts: give --data")
     return args
 
 
-def compress(model, args, data, encoded, pad_id):
-    """The model with its matrices in the forms of the plan, and what there is to report.
+def main_export(argv):
+    """Write an encoder as a graph for ONNX Runtime or OpenVINO, which run it without Python between two operators.
 
-    encoded: a function from a split of the data to its token ids.
+    The folder is a model folder like any other: evaluate.py measures it, `evaluate.py predict` answers with it.
+    Needs the packages of requirements-deploy.txt.
+
+        python quantize.py export --model runs/demo/pruned --out runs/demo/onnx --format onnx-int8
     """
-    forms, report, stored, engine = parse_plan(args.plan, model), {}, {}, None
-    if "int8" in forms.values():
-        engine = pick_engine(args.engine)
-        use_engine(engine)
-        print(f"int8 engine: {engine}, activations in {7 if overflows(engine) else 8} bits")
-    model, sparse = copy.deepcopy(model), {}
-    for name in forms:
-        if isinstance(module := model.get_submodule(name), SparseLinear):  # its zeros may become other numbers
-            sparse[name] = module
-            replace_module(model, name, to_float(module))
-            del model.config.stored_formats[name]
-    texts = []
-    if data is not None:
-        sample, val_ids = take(data.train, args.samples, seed=args.seed), encoded(data.validation)
-        texts = list(batches(encoded(sample), None, args.batch_size, pad_id))
-
-    def validate(candidate):
-        return scores(predict(candidate, val_ids, args.batch_size, pad_id), data.validation.labels)
-
-    if args.epochs:
-        train_ids, targets = encoded(data.train), torch.tensor(data.train.labels)
-        if args.teacher:
-            targets = predict(model, train_ids, args.batch_size, pad_id).softmax(-1)
-        prepare_for_training(model, args)
-        clustered = [name for name, form in forms.items() if form == "clusters"]
-        stored, report["history"] = train_centroids(model, clustered, train_ids, targets, validate, args, pad_id)
-    stored |= store_all(model, {name: form for name, form in forms.items() if name not in stored}, args, texts)
-    if args.keep_layers == "auto":
-        some = take(data.validation, args.samples, seed=args.seed)
-        ids = encoded(some)
-        ranking = sensitivity(model, stored, lambda candidate: predict(candidate, ids, args.batch_size, pad_id),
-                              torch.tensor(some.labels))
-        print(f"one matrix at a time, on {len(ids)} validation texts{'':<8}KL to fp32    rise of the loss")
-        for name, moved, rise in ranking[:5]:
-            print(f"  {name:<46}{moved:>10.5f}{rise:>+20.5f}")
-        report["sensitivity"] = ranking
-        stored, report["kept"] = keep_worst(model, stored, args, ranking, validate, engine)
-        stored = {name: sparse[name] for name in report["kept"] if name in sparse} | stored
-    return with_stored(model, stored, engine), report
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    check_out(args.out, [args.model])
-    if args.device not in ("auto", "cpu"):
-        raise ValueError(f"--device {args.device}: torch.ao's int8 kernels run on the CPU only")
+    args = parse_args_export(argv[1:])
+    check_out(args.out, sources=[args.model])
+    check_cpu(args.device)
     seed_everything(args.seed)
-    model, tokenizer = load_model(args.model)
-    exported = args.method in GRAPH_FILES
-    if exported or not isinstance(model, nn.Module):  # to_dense refuses a graph that was exported before
-        model = to_dense(model)
-    if exported and not isinstance(model, Encoder):
-        raise ValueError(f"--method {args.method} exports encoders; {args.model} is a {model.config.kind}, and fast as "
-                         "it is")
-    if not all(form.startswith(SparseLinear.kind) for form in model.config.stored_formats.values()):
-        raise ValueError(f"{args.model} is quantized already; start from its fp32 parent")
-    data, pad_id = (open_data(args, model.config.label_names) if args.data else None), tokenizer.pad_id
 
-    def encoded(split):
-        return encode(tokenizer, split, args, model)
+    # 1. The fp32 encoder, and texts to look at
+    model, tokenizer = open_float(args.model)
+    model = to_dense(model)
+    pad_id = tokenizer.pad_id
+    if not isinstance(model, Encoder):
+        raise UserError(f"export is for encoders; {args.model} is a {model.config.kind}, which is fast as it is")
+    data = None
+    ids = random_ids(model.config)
+    samples = []
+    if args.data:
+        max_length = min(args.max_length, model.config.max_length)
+        data = open_data(args.data, args.data_dir, args.text, args.label)
+        data = align_labels(data, model.config.label_names)
+        ids = tokenizer(data.validation.texts, max_length)
+        sample_ids = tokenizer(take(data.train, args.samples, seed=args.seed).texts, max_length)
+        samples = [(batch.input_ids, batch.attention_mask)
+                   for batch in batches(sample_ids, None, args.batch_size, pad_id)]
 
     with tempfile.TemporaryDirectory() as folder:
-        if exported:
-            texts = batches(encoded(take(data.train, args.samples, seed=args.seed)), None, args.batch_size,
-                            pad_id) if data else ()
-            export_graph(model, args.method, folder, [
-                (b.input_ids, torch.ones_like(b.input_ids) if b.attention_mask is None else b.attention_mask)
-                for b in texts])
-            small, report = open_runtime(folder, args.method, model.config), {}
-        else:
-            small, report = compress(model, args, data, encoded, pad_id)
-        # Milliseconds first, because int8 that is slower is not written; made-up texts will do for the clock.
-        ids = encoded(data.validation) if data else torch.randint(
-            model.config.vocab_size, (64, min(24, model.config.max_length))).tolist()
-        report["latency_ratio"] = speed(small, model, ids, args, pad_id)
+        # 2. Export
+        export_graph(model, args.format, folder, samples)
+        graph = open_runtime(folder, args.format, model.config)
+        # 3. Measure what was gained and lost
+        report = {"latency_ratio": measure_time(graph, model, ids, args.batch_size, pad_id)}
         if data is not None:
-            report |= measure(small, model, ids, data.validation.labels, args, pad_id)
-        save_model(model if exported else small, tokenizer, args.out, provenance(
-            "quantize.py", args, argv, parent=parent_of(args.model), data=data, quantization=report,
-            validation=report.get("validation")), graph=(args.method, folder) if exported else None)
-    if not exported:
-        print_bytes(small, model)
-    before, after = fp32_bytes(model, tokenizer), file_bytes(args.out)["model"]
-    print(f"{args.out}: {after / 1e6:.2f} MB, fp32 {before / 1e6:.2f} MB, {after / before:.1%}\n"
-          f"next: python evaluate.py {args.model} {args.out} {data_flags(args) or '--data DATA'} --out runs/report")
+            report |= measure_loss(graph, model, ids, data.validation.labels, args.batch_size, pad_id)
+        # 4. The folder
+        run = provenance("quantize.py", vars(args), argv, parent=parent_of(args.model), data=data, quantization=report,
+                         validation=report.get("validation"))
+        save_model(model, tokenizer, args.out, run, graph=(args.format, folder))
+    print_end(args.out, model, tokenizer, args.model, cli.data_flags(args.data, args.data_dir, args.text, args.label))
+    return run
 
 
 if __name__ == "__main__":
-    run_script(main)
+    cli.run_script(main)

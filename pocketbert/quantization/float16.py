@@ -1,4 +1,4 @@
-"""16 bits a weight."""
+"""16 bits a weight: float16 and bfloat16."""
 
 import torch
 
@@ -6,9 +6,10 @@ from pocketbert.models.stored import StoredMatrix, finite
 
 
 class Float16Matrix(StoredMatrix):
-    """Each weight rounded to 16 bits: 11 binary digits, so |error| <= 2^-11 |w|, from 6e-5 to 65504."""
+    """Each weight rounded to IEEE half precision: |error| <= 2^-11 |w| for |w| from 6e-5 to 65504."""
 
-    kind, dtype = "float16", torch.float16
+    kind = "float16"
+    dtype = torch.float16
 
     def __init__(self, module):
         super().__init__(module)
@@ -23,6 +24,7 @@ class Float16Matrix(StoredMatrix):
 
 
 class BFloat16Matrix(Float16Matrix):
-    """fp32 with its last 16 bits rounded off: 8 binary digits, |error| <= 2^-8 |w|, and no number is too large."""
+    """fp32 without its last 16 bits, rounded: |error| <= 2^-8 |w|, with the range of fp32."""
 
-    kind, dtype = "bfloat16", torch.bfloat16
+    kind = "bfloat16"
+    dtype = torch.bfloat16

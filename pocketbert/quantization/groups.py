@@ -1,4 +1,7 @@
-"""Rounding to a grid: a scale and a lowest value for each group of columns."""
+"""Rounding to a grid: a scale and a lowest value for each group of columns.
+
+    w ~ low + scale * code,    code = 0 ... 2^bits - 1
+"""
 
 import math
 
@@ -10,9 +13,9 @@ from pocketbert.models.stored import StoredMatrix, finite, pack_codes, unpack_co
 
 
 def float16_above(x):
-    """The smallest float16 that is not below x, element for element."""
+    """The smallest float16 that is at least x, for each element."""
     half = x.half()
-    # The neighbour of a float is its bit pattern plus 1; towards zero, minus 1.
+    # The bit pattern plus 1 is the neighbour away from zero; minus 1, the neighbour towards zero.
     neighbour = (half.view(torch.int16) + torch.where(x > 0, 1, -1).to(torch.int16)).view(torch.float16)
     return torch.where(half.float() < x, neighbour, half)
 
@@ -22,9 +25,9 @@ def group_grid(groups, bits):
 
         scale = (max - low) / (2^bits - 1),    low = min
 
-    Both are rounded so that the grid still reaches from the smallest weight to the largest: then no weight is farther
-    than scale / 2 from a point. A range too small for float16 gets its smallest step, 2^-24; a group of zeros, or of
-    any other one float16, gets the step 0 and is exact.
+    low is rounded down and scale up, so that the grid still covers all weights and none is farther than scale / 2 from
+    a point. A range too small for float16 gets its smallest step, 2^-24; a group of one repeated float16 number, such
+    as 0, gets the step 0 and is exact.
     """
     if not groups.abs().max() <= 65504:  # also true for NaN
         raise UserError(f"weights up to {groups.abs().max():.3g} do not fit a grid in float16 (at most 65504): "
@@ -34,42 +37,44 @@ def group_grid(groups, bits):
 
 
 def nearest_codes(weight, scale, low, bits):
-    """The points of the grid next to the weights: round((w - low) / scale), uint8. scale, low: float32, broadcast."""
+    """The grid point nearest to each weight: round((w - low) / scale), uint8. scale, low: float32, broadcast."""
     return ((weight - low) / scale.clamp(min=2 ** -24)).round().clamp(0, 2 ** bits - 1).byte()
 
 
 def round_to_nearest(weight, bits, group_size):
-    """(rows, columns) -> codes uint8 (rows, columns), scale and low float16 (rows, groups). No data needed.
+    """(rows, columns) -> codes uint8 (rows, columns), scale and low float16 (rows, groups). Needs no data.
 
         w ~ low[group] + scale[group] * code,    |error| <= scale / 2
 
     A group is `group_size` consecutive columns of one row; the last one of a row may be shorter.
     """
     rows, columns = weight.shape
-    padded = F.pad(weight, (0, -columns % group_size), mode="replicate")  # copies move neither minimum nor maximum
+    # Padding with copies of the last column changes neither the minimum nor the maximum of the last group.
+    padded = F.pad(weight, (0, -columns % group_size), mode="replicate")
     scale, low = group_grid(padded.view(rows, -1, group_size), bits)
-    return nearest_codes(weight, *expand_groups(scale, low, group_size, columns), bits), scale, low
+    wide_scale, wide_low = expand_groups(scale, low, group_size, columns)
+    return nearest_codes(weight, wide_scale, wide_low, bits), scale, low
 
 
 def expand_groups(scale, low, group_size, columns):
-    """(rows, groups) float16 -> (rows, columns) float32, twice: the grid of each weight."""
-    return [t.float().repeat_interleave(group_size, dim=1)[:, :columns] for t in (scale, low)]
+    """The scale and low of each weight: twice (rows, groups) float16 -> (rows, columns) float32."""
+    return [tensor.float().repeat_interleave(group_size, dim=1)[:, :columns] for tensor in (scale, low)]
 
 
 class GroupMatrix(StoredMatrix):
-    """Weight-only int2 ... int8: points of a grid of its own for every group of columns. "groups:4:64" is int4.
+    """Weight-only int2 ... int8: every group of columns has a grid of its own. "groups:4:64" is int4.
 
         w ~ low + scale * code,    code = 0 ... 2^bits - 1    bits a weight: bits + 32 / group_size
 
-    Small groups follow the weights more closely and cost more. A row's last group may be shorter. The grid need not
-    contain 0: a pruned model's zeros become small numbers; nf4 and clusters keep them.
+    Smaller groups have smaller errors and cost more bytes. A row's last group may be shorter. The grid need not
+    contain 0, so the zeros of a pruned model become small numbers; nf4 and clusters keep them.
     """
 
     kind = "groups"
 
     def __init__(self, module, bits, group_size):
         if not (2 <= bits <= 8 and group_size > 0):
-            raise UserError(f"groups:{bits}:{group_size}: bits are 2 to 8, the group size at least 1")
+            raise UserError(f"groups:{bits}:{group_size}: bits must be 2 to 8 and the group size at least 1")
         super().__init__(module, bits, group_size)
         groups = self.shape[0], math.ceil(self.shape[1] / group_size)
         self.add_buffers(module.weight.device, codes=(math.ceil(self.num_weights * bits / 8), torch.uint8),
@@ -77,7 +82,7 @@ class GroupMatrix(StoredMatrix):
 
     @classmethod
     def from_codes(cls, module, codes, scale, low, bits, group_size):
-        """What round_to_nearest or gptq returns: codes (rows, columns) uint8, scale and low (rows, groups) float16."""
+        """From what round_to_nearest or gptq returns: codes (rows, columns), scale and low (rows, groups)."""
         return cls.filled(module, bits, group_size, codes=pack_codes(codes.flatten(), bits), scale=scale, low=low)
 
     def dequantize(self):

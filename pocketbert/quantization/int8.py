@@ -1,5 +1,11 @@
-"""int8 weights and dynamic int8 activations on torch.ao's kernels."""
+"""int8 weights and dynamic int8 activations on torch.ao's kernels.
 
+quantize.py has the rounding by hand; here are the layers that multiply int8 by int8. A kernel belongs to an engine
+(fbgemm, onednn, x86, qnnpack) and wants the weights packed in that engine's order. The engine matters when the weights
+are packed, and not afterwards, so each layer carries the name of its own and nothing global changes.
+"""
+
+import contextlib
 import functools
 import warnings
 
@@ -10,7 +16,7 @@ from pocketbert.errors import UserError
 
 
 def pick_engine(name="auto"):
-    """The library that multiplies int8 by int8: 'auto' is torch's choice for this processor."""
+    """The engine of that name, an error if this machine lacks it; 'auto' is torch's choice for this processor."""
     supported = [engine for engine in torch.backends.quantized.supported_engines if engine != "none"]
     if not (supported and hasattr(torch.ops.quantized, "linear_dynamic")
             and hasattr(getattr(torch.ao, "quantization", None), "quantize_dynamic")):
@@ -22,12 +28,26 @@ def pick_engine(name="auto"):
     return name
 
 
-def use_engine(name):
-    """Pack weights for this engine from now on; one that this machine lacks is replaced, with a printed line."""
+def set_engine(model, name):
+    """Let every Int8Linear of a model use this engine; one that this machine lacks is replaced, with a printed line."""
     if name not in torch.backends.quantized.supported_engines:
         print(f"int8 engine {name} is not available here: using {pick_engine()} (last digits may differ)")
         name = pick_engine()
-    torch.backends.quantized.engine = name
+    for module in model.modules():
+        if isinstance(module, Int8Linear):
+            module.engine = name
+            module.packed = None
+
+
+@contextlib.contextmanager
+def packing_for(engine):
+    """Weights that are packed inside `with` are packed for this engine."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = engine
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
 
 
 def without_notices(function, *args):
@@ -43,19 +63,25 @@ def without_notices(function, *args):
         return function(*args)
 
 
+def pack(weight, scale, bias, engine):
+    """weight int8 (out, in), scale (out,), bias (out,) -> the object that the engine's kernel multiplies with."""
+    zero_points = torch.zeros(len(scale), dtype=torch.int64)
+    with packing_for(engine):
+        quantized = without_notices(torch._make_per_channel_quantized_tensor, weight, scale.double(), zero_points, 0)
+        return torch.ops.quantized.linear_prepack(quantized, bias)
+
+
 @functools.cache
 def overflows(engine):
-    """Must activations keep to 7 bits? Asked of the kernel itself, with the largest numbers that there are.
+    """Must activations keep to 7 bits? A product of the largest possible numbers gives the answer.
 
-    Processors without VNNI add products in 16 bits, which 2 * 255 * 127 does not fit; so torch.ao's own layer always
-    takes 7 bits. Where the sums are right, 8 bits quarter the error of the activations, which is most of int8's.
+    Processors without VNNI add pairs of products in 16 bits, where 2 * 255 * 127 overflows; therefore torch.ao's own
+    layer always quantizes activations to 7 bits. Where the sums are right, 8 bits halve the step of the activations,
+    which causes most of int8's error.
     """
-    scale, zero_point = torch.ones(16, dtype=torch.float64), torch.zeros(16, dtype=torch.int64)
-    ones = torch.full((16, 512), 127, dtype=torch.int8)
-    weight = without_notices(torch._make_per_channel_quantized_tensor, ones, scale, zero_point, 0)
+    packed = pack(torch.full((16, 512), 127, dtype=torch.int8), torch.ones(16), torch.zeros(16), engine)
     x = torch.full((8, 512), 255.0)
-    x[:, 0] = 0  # the smallest and largest value set the scale: here 1, without rounding
-    packed = torch.ops.quantized.linear_prepack(weight, torch.zeros(16))
+    x[:, 0] = 0  # smallest and largest value set the scale: here 1, so nothing is rounded
     sums = torch.ops.quantized.linear_dynamic(x, packed, reduce_range=False)
     return not torch.equal(sums, torch.full((8, 16), 511 * 255 * 127.0))
 
@@ -66,32 +92,35 @@ class Int8Linear(nn.Module):
         W[o, i] ~ weight[o, i] * scale[o],      weight int8 in [-128, 127], one scale per output row
         y = x_int8 @ weight^T * (scale_x * scale) + bias
 
-    scale_x comes from the smallest and largest value of the whole batch x, padding included, at every call,
-    so the last digits of a text's logits depend on its batch mates; `quantize.py` measures how much.
-    The kernels want the weights packed for one engine; packing happens on the first call and is not stored.
+    scale_x comes from the smallest and largest value of the whole batch x, padding included, at every call. So the
+    last digits of a text's logits depend on the other texts of its batch; `quantize.py` measures how much.
+    engine: for which the weights are packed, at the first call; None: torch's choice for this machine. The packed
+    weights are not stored in the file.
     """
 
     kind = format = "int8_linear"
 
-    def __init__(self, in_features, out_features, device=None):
+    def __init__(self, in_features, out_features, engine=None, device=None):
         super().__init__()
         self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8, device=device))
         self.register_buffer("scale", torch.ones(out_features, dtype=torch.float32, device=device))
         self.register_buffer("bias", torch.zeros(out_features, dtype=torch.float32, device=device))
+        self.engine = engine
         self.packed = None
+        self.reduce_range = None  # known with the packing
 
     @classmethod
-    def empty_like(cls, linear):
-        return cls(linear.in_features, linear.out_features, device=linear.weight.device)
+    def empty_like(cls, linear, engine=None):
+        return cls(linear.in_features, linear.out_features, engine, device=linear.weight.device)
 
     @classmethod
-    def from_float(cls, linear):
-        """Let torch.ao choose the scales (per output row, symmetric) and take its int8 numbers over."""
+    def from_float(cls, linear, engine=None):
+        """Let torch.ao choose the scales (per output row, symmetric) and copy its int8 numbers."""
         ao = torch.ao
         wrapped = without_notices(lambda: ao.quantization.quantize_dynamic(
             nn.Sequential(linear), {nn.Linear: ao.quantization.per_channel_dynamic_qconfig}))
         weight = wrapped[0].weight()
-        layer = cls.empty_like(linear)
+        layer = cls.empty_like(linear, engine)
         layer.weight = weight.int_repr()
         layer.scale = weight.q_per_channel_scales().float()
         layer.bias = linear.bias.detach().clone()
@@ -106,15 +135,18 @@ class Int8Linear(nn.Module):
 
     def forward(self, x):
         if self.packed is None:
-            zero_points = torch.zeros(len(self.scale), dtype=torch.int64)
-            weight = without_notices(torch._make_per_channel_quantized_tensor, self.weight,
-                                     self.scale.double(), zero_points, 0)
-            self.packed = torch.ops.quantized.linear_prepack(weight, self.bias)
-        return torch.ops.quantized.linear_dynamic(x.contiguous(), self.packed,
-                                                  reduce_range=overflows(torch.backends.quantized.engine))
+            self.engine = self.engine or pick_engine()
+            self.packed = pack(self.weight, self.scale, self.bias, self.engine)
+            self.reduce_range = overflows(self.engine)
+        return torch.ops.quantized.linear_dynamic(x.contiguous(), self.packed, reduce_range=self.reduce_range)
 
-    def __deepcopy__(self, memo):  # packed weights cannot be copied; the copy packs its own
-        copy = type(self)(self.weight.shape[1], self.weight.shape[0])
+    def _load_from_state_dict(self, *args):
+        super()._load_from_state_dict(*args)
+        self.packed = None
+
+    def __deepcopy__(self, memo):
+        """Packed weights cannot be copied; the copy packs its own."""
+        copy = type(self)(self.weight.shape[1], self.weight.shape[0], self.engine)
         copy.load_state_dict(self.state_dict())
         return copy.train(self.training)
 
@@ -123,10 +155,9 @@ class Int8Linear(nn.Module):
 
 
 class Int8Embedding(nn.Module):
-    """A table with one byte a number: row r is (weight[r] - zero_point[r]) * scale[r], weight in 0..255.
+    """An embedding table with one byte a number: row r is (weight[r] - zero_point[r]) * scale[r], weight in 0..255.
 
-    The same numbers as torch.ao's float_qparams_weight_only_qconfig; only the rows that are looked up are
-    turned into floats.
+    The same numbers as torch.ao's float_qparams_weight_only_qconfig. Only the rows that are looked up become floats.
     """
 
     kind = format = "int8_embedding"
@@ -144,9 +175,10 @@ class Int8Embedding(nn.Module):
 
     @classmethod
     def from_float(cls, embedding):
-        """scale = (max - min) / 255 of the row, zero_point = -min / scale (a float, so no rounding is lost)."""
+        """scale = (max - min) / 255 of the row, zero_point = -min / scale (a float, so it is not rounded)."""
         rows = embedding.weight.detach()
-        low, high = rows.min(dim=1).values, rows.max(dim=1).values
+        low = rows.min(dim=1).values
+        high = rows.max(dim=1).values
         layer = cls.empty_like(embedding)
         layer.scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).eps)
         layer.zero_point = -low / layer.scale

@@ -8,8 +8,8 @@ from pocketbert.errors import UserError
 from pocketbert.models.stored import StoredMatrix, finite, pack_codes, unpack_codes
 from pocketbert.quantization.blockwise import dequantize_blocks, dynamic_map, quantize_blocks
 
-# The 16 numbers of NF4 are quantiles of the normal distribution, scaled to [-1, 1], with a 0 among them: each is met
-# about equally often by normal weights (Dettmers et al. 2023, arXiv:2305.14314, appendix E).
+# The 16 numbers of NF4 are quantiles of the normal distribution, scaled to [-1, 1] and including 0, so that normal
+# weights use each about equally often (Dettmers et al. 2023, arXiv:2305.14314, appendix E).
 NF4_LEVELS = torch.tensor([
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -17,7 +17,7 @@ NF4_LEVELS = torch.tensor([
 
 
 class NF4Matrix(StoredMatrix):
-    """4-bit NormalFloat with double quantization, QLoRA's form (Dettmers et al. 2023, arXiv:2305.14314, section 3).
+    """4-bit NormalFloat with double quantization: the format of QLoRA (arXiv:2305.14314, section 3).
 
         w ~ NF4[code] * absmax[block],    absmax ~ offset + dynamic_map[absmax_code] * absmax_scale[its block of 256]
 
@@ -29,9 +29,10 @@ class NF4Matrix(StoredMatrix):
 
     def __init__(self, module, block_size):
         if block_size <= 0:
-            raise UserError(f"nf4:{block_size}: the block size is at least 1")
+            raise UserError(f"nf4:{block_size}: the block size must be at least 1")
         super().__init__(module, block_size)
-        num_bytes, blocks = math.ceil(self.num_weights / 2), math.ceil(self.num_weights / block_size)
+        num_bytes = math.ceil(self.num_weights / 2)
+        blocks = math.ceil(self.num_weights / block_size)
         self.add_buffers(module.weight.device, codes=(num_bytes, torch.uint8), absmax=(blocks, torch.uint8),
                          absmax_scale=(math.ceil(blocks / 256), torch.float32), offset=(1, torch.float32))
 
@@ -39,7 +40,7 @@ class NF4Matrix(StoredMatrix):
     def from_float(cls, module, block_size=64):
         weight = finite(module.weight.detach().float()).flatten()
         codes, absmax = quantize_blocks(weight, NF4_LEVELS.to(weight.device), block_size)
-        # The maxima are all positive; around their mean they use both halves of the dynamic map.
+        # All maxima are positive; their differences from the mean use both halves of the dynamic map.
         offset = absmax.mean()
         absmax, absmax_scale = quantize_blocks(absmax - offset, dynamic_map().to(weight.device), 256)
         return cls.filled(module, block_size, codes=pack_codes(codes, 4), absmax=absmax, absmax_scale=absmax_scale,
@@ -47,6 +48,7 @@ class NF4Matrix(StoredMatrix):
 
     def dequantize(self):
         codes = unpack_codes(self.codes, 4, self.num_weights)
-        device, block_size = codes.device, self.numbers[0]
+        device = codes.device
         absmax = dequantize_blocks(self.absmax, self.absmax_scale, dynamic_map().to(device), 256) + self.offset
+        block_size, = self.numbers
         return finite(dequantize_blocks(codes, absmax, NF4_LEVELS.to(device), block_size).view(self.shape))

@@ -1,4 +1,4 @@
-"""ONNX Runtime: export, fusion, dynamic int8, running."""
+"""ONNX Runtime: dynamic int8, fusion, running."""
 
 import platform
 
@@ -7,35 +7,40 @@ import torch
 from pocketbert.hardware import hardware
 
 
+def products_overflow():
+    """Does this processor add pairs of int8 products in 16 bits, where two large ones overflow? (x86 before VNNI)"""
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return is_x86 and "vnni" not in hardware()["instructions"]
+
+
 def quantize_onnx(plain, target):
     """int8 for every matrix and embedding table outside the head, uint8 for the activations.
 
-    Before VNNI, x86 processors added pairs of products in 16 bits, where two large ones overflow; on such a
-    processor the weights get 7 bits (reduce_range). The file keeps that choice, so export where you will run.
+    Where products overflow the weights get 7 bits (reduce_range). The file keeps that choice, so export on the kind
+    of processor that will run it.
     The plain graph is quantized, not the fused one: int8 after the fusion of attention was a fifth slower at batch 32.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    old_x86 = platform.machine().lower() in ("x86_64", "amd64") and "vnni" not in hardware()["instructions"]
     body = [node.name for node in onnx.load(str(plain)).graph.node
             if node.name.startswith(("/embeddings/", "/layers."))]
     quantize_dynamic(plain, target, op_types_to_quantize=["MatMul", "Gather"], nodes_to_quantize=body,
-                     per_channel=True, reduce_range=old_x86, weight_type=QuantType.QInt8)
+                     per_channel=True, reduce_range=products_overflow(), weight_type=QuantType.QInt8)
 
 
 def fuse_onnx(plain, target):
-    """Fuse with ONNX Runtime's transformer optimiser, as Hugging Face's Optimum does at its level O2.
+    """Fuse with ONNX Runtime's transformer optimizer, as Hugging Face's Optimum does at its level O2.
 
     Fused are bias + GELU (BiasGelu), sum + bias + LayerNorm (SkipLayerNormalization) and the attention of all layers
-    but the last (Attention, with Q, K and V in one product). The last layer asks for the first token alone, which
-    the fused operator cannot; to fuse it too would mean to compute answers that nobody reads.
+    but the last (Attention, with Q, K and V in one product). The last layer computes the first token alone, which the
+    fused operator cannot; to fuse it too would mean to compute outputs that nothing reads.
     ONNX Runtime fuses much of this by itself when it opens the plain graph, and on a two-core server the two took
     equally long: measure before you choose.
     """
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
     fusions = FusionOptions("bert")
-    fusions.use_raw_attention_mask(True)  # the mask as it is; the default keeps only the number of its ones
+    fusions.use_raw_attention_mask(True)  # the mask itself; the default keeps only the number of its ones
     # 0 heads: read them from each layer's own shapes, since pruned layers differ
     graph = optimize_model(str(plain), model_type="bert", num_heads=0, hidden_size=0, opt_level=0,
                            optimization_options=fusions)
@@ -47,10 +52,12 @@ def open_onnx(path):
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    # Idle workers would spin for a while after each call, on the cores that the next model in turn needs: on two
-    # busy cores both were faster without.
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    # Idle threads would spin for a while after each call, on the cores that the next model needs: on two busy cores
+    # both models were faster without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return ([node.name for node in session.get_inputs()], session.get_outputs()[0].shape[-1],
-            lambda inputs: session.run(None, inputs)[0])
+    inputs = [node.name for node in session.get_inputs()]
+    num_labels = session.get_outputs()[0].shape[-1]
+    return inputs, num_labels, lambda arrays: session.run(None, arrays)[0]
