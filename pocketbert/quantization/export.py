@@ -72,9 +72,8 @@ class PlainAttention(Attention):
         self.load_state_dict(attention.state_dict())
 
     def context(self, x, queries, key_mask=None, head_mask=None):
-        q = self.split_heads(self.query(queries))
-        k = self.split_heads(self.key(x))
-        v = self.split_heads(self.value(x))
+        projected = self.query(queries), self.key(x), self.value(x)
+        q, k, v = (self.split_heads(tensor) for tensor in projected)
         scores = q @ k.transpose(-1, -2) / self.head_size ** 0.5
         scores = scores + (1.0 - key_mask.float()) * -10000.0
         return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
