@@ -5,7 +5,6 @@
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from pocketbert.data.tokenizer import Tokenizer
 from pocketbert.errors import UserError
+from pocketbert.files import replacing
 from pocketbert.models.folder import load_model, parent_of
 from pocketbert.models.predict import predict
 
@@ -61,10 +61,9 @@ def cached_logits(cache, texts, compute):
     if new:
         known |= dict(zip(new, compute(list(new.values())), strict=True))
         cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
-        save_file({"keys": torch.tensor([list(key) for key in known], dtype=torch.uint8),
-                   "logits": torch.stack(list(known.values()))}, temporary)
-        os.replace(temporary, cache)
+        with replacing(cache) as temporary:
+            save_file({"keys": torch.tensor([list(key) for key in known], dtype=torch.uint8),
+                       "logits": torch.stack(list(known.values()))}, temporary)
     print(f"teacher logits: {len(keys):,} texts, {len(new):,} of them new, kept in {cache}")
     return torch.stack([known[key] for key in keys])
 
@@ -77,6 +76,11 @@ def cache_name(teacher, max_length):
     return f"{text_digest(identity).hex()[:16]}.safetensors"
 
 
+def runs_on_cpu_only(model):
+    """Stored formats such as int8 have kernels for the CPU alone, and exported graphs (no nn.Module) run there."""
+    return not isinstance(model, nn.Module) or bool(model.config.stored_formats)
+
+
 def teacher_logits(teachers, texts, cache_folder, max_length, batch_size, device):
     """Logits (teachers, texts, labels) of every teacher, with the labels in the order of the first teacher's.
 
@@ -85,7 +89,7 @@ def teacher_logits(teachers, texts, cache_folder, max_length, batch_size, device
     logits = []
     for teacher in teachers:
         def compute(new_texts, teacher=teacher):
-            model = teacher.model.to("cpu" if teacher.model.config.stored_formats else device)
+            model = teacher.model.to("cpu" if runs_on_cpu_only(teacher.model) else device)
             ids = teacher.tokenizer(new_texts, min(max_length, model.config.max_length))
             new_logits = predict(model, ids, batch_size, teacher.tokenizer.pad_id)
             model.to("cpu")

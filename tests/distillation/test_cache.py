@@ -5,6 +5,7 @@ import torch
 
 from pocketbert.distillation.cache import cached_logits, open_teachers, teacher_logits
 from pocketbert.models.folder import load_model, save_model
+from pocketbert.quantization.export import export_graph
 from small_models import LABELS, TEXTS, random_model
 
 
@@ -30,6 +31,18 @@ def test_logits_are_computed_once_for_each_text_whatever_the_order(tmp_path):
     second = cached_logits(cache, ["ccc", "bb", "\ud800"], compute)
     assert first.tolist() == [[1, 0], [2, 0], [1, 0]] and second.tolist() == [[3, 0], [2, 0], [1, 0]]
     assert asked == ["a", "bb", "ccc", "\ud800"]
+
+
+def test_exported_teacher_stays_on_the_cpu_whatever_the_device(tmp_path, tokenizer):
+    folder = saved(tmp_path / "teacher", tokenizer)
+    model, _ = load_model(folder)
+    (tmp_path / "graph").mkdir()
+    export_graph(model, "onnx", tmp_path / "graph")
+    save_model(model, tokenizer, tmp_path / "exported", run={}, graph=("onnx", tmp_path / "graph"))
+    found = answers([folder, str(tmp_path / "exported")], tmp_path / "cpu")
+    on_gpu = answers([str(tmp_path / "exported")], tmp_path / "gpu", device="cuda")
+    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-4)
+    assert torch.equal(on_gpu[0], found[1])
 
 
 def test_failed_write_leaves_the_cache_as_it_was_and_no_other_file(tmp_path):
