@@ -20,16 +20,17 @@ from functools import partial
 from pathlib import Path
 
 from pocketbert.data.batching import Batch, batches, grouped
+from pocketbert.data.build import build_dataset, build_test
 from pocketbert.data.datasets import DATASETS, find_source
 from pocketbert.data.demo import generate
 from pocketbert.data.labels import align_labels, known_label, plain_label, strongest_label
 from pocketbert.data.rows import read_own, read_registered
-from pocketbert.data.splits import SPLITS, Dataset, build_dataset, take
+from pocketbert.data.splits import SPLITS, Dataset, take
 from pocketbert.data.tables import read_texts
 from pocketbert.errors import UserError
 
-__all__ = ["Batch", "Dataset", "align_labels", "batches", "grouped", "load_dataset", "open_data", "take",
-           "unlabelled_texts"]
+__all__ = ["Batch", "Dataset", "align_labels", "batches", "grouped", "load_dataset", "load_test_file",
+           "open_data", "take", "unlabelled_texts"]
 
 
 def load_dataset(name, data_dir="data", text=None, label=None):
@@ -101,3 +102,16 @@ def unlabelled_texts(name, data_dir="data"):
     rows = list(read_texts(path, column, how=f"{path}:COLUMN"))
     texts = [text for _, text, problem in rows if problem is None and text.strip()]
     return texts, len(rows) - len(texts)
+
+
+def load_test_file(name, label_names, text=None, label=None):
+    """(Split, notes): all rows of the user's own labelled file, with the label ids of a model. For `--test FILE`.
+
+    label_names: the model's. Rows whose label means "no label" are left out; a label that the model lacks is an error.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{name!r} is no file here")
+    notes = []
+    parts = read_own(name, text, label, plain_label, notes)
+    return build_test(name, *parts["train"], label_names, notes), notes

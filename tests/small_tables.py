@@ -30,3 +30,8 @@ def load_own(tmp_path, content, name="mine.csv", **columns):
     """({text: label name}, all notes as one string, Dataset) of a file with this content."""
     dataset = load_dataset(str(write(tmp_path / name, content)), **columns)
     return all_texts(dataset), "\n".join(dataset.notes), dataset
+
+
+def labelled(labels):
+    """A CSV file with one text for each of the labels."""
+    return "text,label\n" + "".join(f"text {i},{label}\n" for i, label in enumerate(labels))

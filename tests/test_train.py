@@ -61,9 +61,11 @@ def test_dataset_with_other_labels_than_the_model_is_an_error_and_writes_nothing
     assert load_model(tmp_path / "out")[0].config.label_names == LABELS
 
 
-def test_nameless_labels_get_the_names_of_the_data(mine, tmp_path, tokenizer):
+def test_nameless_labels_are_not_matched_by_the_alphabet_but_replaced_with_a_new_head(mine, tmp_path, tokenizer):
     save_model(random_model(label_names=["LABEL_0", "LABEL_1", "LABEL_2"]), tokenizer, tmp_path / "m", run={})
-    train.main(train_argv(mine, tmp_path / "out", model=tmp_path / "m", epochs=1))
+    with pytest.raises(UserError, match="would be a guess.*--new-head"):
+        train.main(train_argv(mine, tmp_path / "out", model=tmp_path / "m", epochs=1))
+    train.main(train_argv(mine, tmp_path / "out", model=tmp_path / "m", **{"new-head": ""}, epochs=1))
     assert load_model(tmp_path / "out")[0].config.label_names == LABELS
 
 

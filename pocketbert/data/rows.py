@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketbert.data.columns import choose_columns, no_column
+from pocketbert.data.labels import is_given
 from pocketbert.data.lines import BROKEN
 from pocketbert.data.splits import SPLITS
 from pocketbert.data.tables import Problem, read_records
@@ -78,7 +79,7 @@ def read_split(path, wanted, notes):
         label = next(filter(None, map(wanted.to_name, values)), None)
         problem = problem_of_row(text, label, values)
         if problem == UNKNOWN:
-            where = f"{where}, {str(given(values)[0])[:40]!r}"
+            where = f"{where}, {str(next(filter(is_given, values)))[:40]!r}"
         if problem:
             tally.add(where, problem)
             continue
@@ -97,13 +98,8 @@ def problem_of_row(text, label, values):
     if not isinstance(text, str):
         return "whose text is not a string"
     if label is None:
-        return UNKNOWN if given(values) else "with no label"
+        return UNKNOWN if any(map(is_given, values)) else "with no label"
     return None
-
-
-def given(values):
-    """The values that are not empty."""
-    return [value for value in values if value is not None and str(value).strip()]
 
 
 def own_files(name):

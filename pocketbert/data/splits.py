@@ -1,10 +1,7 @@
-"""A dataset and its splits: label ids, the validation split, stratified subsets, texts that occur twice."""
+"""A dataset and its splits: the validation split, stratified subsets, texts that occur twice."""
 
-import hashlib
 import itertools
-import json
 import random
-import re
 from dataclasses import dataclass
 
 from pocketbert.errors import UserError
@@ -34,51 +31,6 @@ class Dataset:
     notes: list[str]
     validation_origin: str          # "publisher", or how many training rows were held out
     fingerprint: str                # of all texts and labels: two runs with the same one saw the same data
-
-
-def build_dataset(name, parts, notes, label_names=None):
-    """The Dataset of {split: (texts, label names)}: label ids, a validation split if there is none, what repeats.
-
-    label_names: in the order of their ids; None: sorted, as numbers if all of them are
-    """
-    notes = list(notes)
-    if "test" in parts and not parts["test"][0]:
-        del parts["test"]
-        notes.append("the test file has no labelled row: not used")
-    found = {split: set(labels) for split, (_, labels) in parts.items()}
-    if not all(found.values()):
-        raise UserError(f"{name}: train or validation has no row that can be used: {'; '.join(notes) or 'no rows'}")
-    if label_names is None:
-        label_names = sorted_names(set().union(*found.values()))
-    if len(found["train"]) < 2:
-        raise UserError(f"{name}: all training rows have the label {parts['train'][1][0]!r}: a classifier needs two")
-    for split, names in found.items():
-        unseen = [label for label in label_names if label in names - found["train"]]
-        if unseen:
-            notes.append(f"{split} has labels that train has not: {', '.join(unseen)}")
-
-    ids = {label: i for i, label in enumerate(label_names)}
-    splits = {split: Split(list(texts), [ids[label] for label in labels]) for split, (texts, labels) in parts.items()}
-    notes += duplicate_notes(splits)
-    origin = "publisher"
-    if "validation" not in splits:
-        splits["train"], splits["validation"] = split_validation(splits["train"])
-        origin = f"{len(splits['validation']):,} of the training rows, stratified"
-    return Dataset(name, list(label_names), splits["train"], splits["validation"], splits.get("test"), notes, origin,
-                   fingerprint(parts))
-
-
-def fingerprint(parts):
-    """12 hexadecimal digits of a hash of all texts and label names."""
-    rows = [[split, list(texts), list(labels)] for split, (texts, labels) in parts.items()]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
-
-
-def sorted_names(names):
-    """Label names in the order of their ids: by the alphabet, or by number if all of them are whole numbers."""
-    if all(re.fullmatch(r"[+-]?\d+", name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
 
 
 def text_key(text):

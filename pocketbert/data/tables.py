@@ -201,20 +201,21 @@ def read_records(path, fits, columns=None, notes=None, lines=None):
     return ((f"line {number}", line.rstrip("\r\n")) for number, line in enumerate(lines, 1))
 
 
-def read_texts(path=None, column=None, how="--text COLUMN"):
+def read_texts(path=None, column=None, how="--text COLUMN", lines=None):
     """Yields (row, text, problem) for each row of a file, in order and in constant memory; rows count from 0.
 
     Either text or problem is None: a row that is no text gets a problem, and the rows after it are still read.
     CSV, TSV and JSONL files (/.gz) have columns; any other file is one text per line. path None: standard
     input, JSONL if a column is named, else one text per line. A line of JSONL may also be just a string.
-    how: the user names a column, for errors.
+    how: the user names a column, for errors    lines: standard input as an iterator over lines
     """
-    stdin = None if path else io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", "surrogateescape", newline="\n")
+    if path is None and lines is None:
+        lines = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", "surrogateescape", newline="\n")
     path = Path(path or ("stdin.jsonl" if column else "stdin"))
     choose = partial(choose_columns, text=column, need_label=False)
     picked = None
     row = -1
-    for where, record in read_records(path, choose, lines=stdin):
+    for where, record in read_records(path, choose, lines=lines):
         if record is BLANK:
             continue
         row += 1
