@@ -40,7 +40,8 @@ def unpack_codes(packed, bits, count):
     piece = bits if 8 % bits == 0 else 1
     shifts = torch.arange(0, 8, piece, dtype=torch.uint8, device=packed.device)
     pieces = ((packed[:, None] >> shifts) & (2 ** piece - 1)).flatten()
-    if pieces[count * bits // piece:].any():
+    unused = pieces[count * bits // piece:]
+    if len(unused) and unused.any():
         raise UserError(f"damaged: spare bits are set behind {count} codes of {bits} bits")
     if piece == bits:
         return pieces[:count]
@@ -59,16 +60,36 @@ def lookup(book, codes):
     return book.index_select(0, codes.flatten().int()).view(codes.shape)
 
 
+class DecodedLinear(torch.autograd.Function):
+    """y = x W^T + b and dL/dx = dL/dy W, where W is decoded in the forward pass and again in the backward pass.
+
+    autograd would keep the dense W from one to the other. W and b get no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x, layer):
+        ctx.layer = layer
+        return F.linear(x, layer.dequantize(), layer.bias)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient @ ctx.layer.dequantize().to(gradient.dtype), None
+
+
 class StoredMatrix(nn.Module):
     """A float matrix (rows, columns) in fewer bytes, in the place of an nn.Linear or an nn.Embedding.
 
     The dense matrix is decoded at the first call and kept: the file is small, but memory and time are those of the
-    float layer. A linear layer's bias stays fp32.
+    float layer. With `keep_dense = False` it is decoded in every call instead and nothing is kept: memory is that of
+    the file, at the price of decoding, and gradients flow to the input (QLoRA trains adapters beside such layers).
+    A linear layer's bias stays fp32.
     module: the float layer that is replaced, for its shape and bias
     numbers: the parameters of the format, those in "kind:number:number"
 
-    A subclass has a `kind`, buffers, a `dequantize()` that checks what it reads, and `from_float` or `from_codes`.
+    A subclass has a `kind`, buffers, a `dequantize()`, and `from_float` or `from_codes`.
     """
+
+    keep_dense = True
 
     def __init__(self, module, *numbers):
         super().__init__()
@@ -117,6 +138,8 @@ class StoredMatrix(nn.Module):
         return 8 * stored / math.prod(self.shape)
 
     def forward(self, x):
+        if not self.keep_dense:
+            return F.embedding(x, self.dequantize()) if self.is_embedding else DecodedLinear.apply(x, self)
         if self.dense is None or self.dense.device != x.device:
             # Like nn.Linear's weight in all respects: torch.matmul picks its kernel, and so the last bits, by
             # requires_grad, and a tensor made in inference mode could not take part in a later backward pass.
@@ -137,6 +160,14 @@ class StoredMatrix(nn.Module):
 
     def __getstate__(self):
         return self.__dict__ | {"dense": None}
+
+
+def decode_in_each_call(model):
+    """Let every stored matrix of a model keep no dense copy; see StoredMatrix. In place."""
+    for module in model.modules():
+        if isinstance(module, StoredMatrix):
+            module.keep_dense = False
+            module.dense = None
 
 
 # kind -> class, imported when a folder needs it. To add a format, add a line here.

@@ -15,6 +15,7 @@ from torch import nn
 
 from pocketbert.models.sparse import SparseLinear
 from pocketbert.models.stored import (
+    decode_in_each_call,
     format_class,
     lookup,
     pack_codes,
@@ -245,6 +246,49 @@ def test_layer_that_has_run_can_be_copied_and_pickled_and_its_cache_stays_behind
     x.requires_grad_()  # a cache from inference mode takes part in a later backward pass
     gradient, = torch.autograd.grad(layer(x).sum(), x)
     torch.testing.assert_close(gradient[0, 0], layer.dequantize().sum(dim=0))
+
+
+def bytes_kept(call):
+    """Bytes that a call has allocated and not freed: its output, and all that autograd or the layer keeps."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        output = call()
+    return output, sum(event.self_cpu_memory_usage for event in profile.key_averages())
+
+
+def test_layer_that_decodes_in_each_call_keeps_only_its_output_and_passes_the_dense_layers_gradient_on(make):
+    layer, dense = make(linear()), to_float(make(linear()))
+    x = torch.randn(2, 3, 130, requires_grad=True)
+    _, kept = bytes_kept(lambda: layer(x))
+    assert kept >= 4 * 7 * 130  # the dense matrix, by default
+    decode_in_each_call(nn.Sequential(layer))
+    assert layer.dense is None
+    for _ in range(2):
+        y, kept = bytes_kept(lambda: layer(x))
+        assert kept == 4 * y.numel() and layer.dense is None
+        torch.testing.assert_close(y, dense(x))
+    ours, = torch.autograd.grad(y.square().sum(), x)
+    theirs, = torch.autograd.grad(dense(x).square().sum(), x)
+    torch.testing.assert_close(ours, theirs)
+    assert copy.deepcopy(layer).keep_dense is False and not list(layer.parameters())
+
+
+def test_table_that_decodes_in_each_call_keeps_only_its_output(make):
+    layer, ids = make(table()), torch.tensor([[0, 6, 6], [3, 2, 1]])
+    decode_in_each_call(nn.Sequential(layer))
+    y, kept = bytes_kept(lambda: layer(ids))
+    assert kept == 4 * y.numel() and torch.equal(y, layer.dequantize()[ids])
+
+
+def test_gradient_of_a_layer_that_decodes_in_each_call_is_the_dense_layers_under_autocast_too():
+    layer, dense = NF4Matrix.from_float(linear()), to_float(NF4Matrix.from_float(linear()))
+    decode_in_each_call(layer)
+    x, gradients = torch.randn(4, 130, requires_grad=True), []
+    for module in (layer, dense):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = module(x)
+        assert y.dtype == torch.bfloat16
+        gradients += torch.autograd.grad(y.float().square().sum(), x)
+    torch.testing.assert_close(*gradients, rtol=2 ** -7, atol=2 ** -7)
 
 
 def test_loading_new_numbers_forgets_the_decoded_matrix():
