@@ -1,23 +1,25 @@
 """What heads and neurons cost: multiplications, milliseconds or bytes."""
 
-import copy
+import tempfile
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from pocketbert.hardware import time_interleaved
+from pocketbert.models.encoder import Attention, FeedForward
+from pocketbert.models.folder import save_model
+from pocketbert.models.size import file_bytes
 
 
 @dataclass
 class Cost:
-    """What an encoder costs as a function of how many heads and neurons each layer has.
+    """The cost of an encoder as a function of the number of heads and neurons in each layer.
 
         total = fixed + sum over layers i of  head_curve[i](heads_i) + neuron_curve[i](neurons_i)
 
-    A curve is a pair of vectors (counts, costs), read by linear interpolation, so that a table of measured
-    milliseconds and a count of multiplications are the same kind of thing.
+    A curve is a pair of vectors (counts, costs) and is read by linear interpolation. A table of measured milliseconds
+    and a count of multiplications thus have the same form.
     """
 
     head_curves: list
@@ -26,84 +28,116 @@ class Cost:
     unit: str  # "MACs", "ms", "bytes"
 
     def total(self, heads, neurons):
-        return self.fixed + sum(float(np.interp(n, *curve)) for n, curve
-                                in zip([*heads, *neurons], self.head_curves + self.neuron_curves, strict=True))
+        """heads, neurons: how many each layer has"""
+        curves = self.head_curves + self.neuron_curves
+        return self.fixed + sum(float(np.interp(number, *curve))
+                                for number, curve in zip([*heads, *neurons], curves, strict=True))
 
     def slopes(self):
-        """The mean cost of one unit, for each layer's heads and then each layer's neurons."""
+        """The mean cost of one unit: for the heads of each layer, then for the neurons of each layer."""
         return [max(1e-12, (costs[-1] - costs[0]) / max(1, counts[-1] - counts[0]))
                 for counts, costs in self.head_curves + self.neuron_curves]
 
 
+@dataclass
+class Budget:
+    """How much a model may cost: `asked` at the end, `full` as it is now, both in the cost's unit."""
+
+    cost: Cost
+    asked: float
+    full: float
+
+
+def budget_of(kind, amount, model, tokenizer, batch_size, length):
+    """The Budget of a flag.
+
+    kind: "flops" or "latency", of which the share `amount` stays, or "size_mb", which are `amount` * 10^6 bytes
+    batch_size, length: of the texts in use, in tokens
+    """
+    if kind == "flops":
+        cost = mac_cost(model.config, length)
+    elif kind == "latency":
+        cost = latency_cost(model, batch_size, round(length))
+    else:
+        with tempfile.TemporaryDirectory() as folder:  # the file that the model would have, header included
+            save_model(model, tokenizer, f"{folder}/model", run={})
+            cost = byte_cost(model.config, file_bytes(f"{folder}/model")["model"])
+    full = cost.total(model.config.num_heads, model.config.intermediate_sizes)
+    return Budget(cost, amount * 1e6 if kind == "size_mb" else amount * full, full)
+
+
+def linear_curves(numbers, costs):
+    """Curves of layers whose units all cost the same: numbers of units and cost of one unit, for each layer."""
+    return [(np.array([0, n]), np.array([0, n]) * cost) for n, cost in zip(numbers, costs, strict=True)]
+
+
 def mac_cost(config, length):
-    """Multiply-accumulates of the encoder for one text of `length` tokens (T), head size s, hidden size d.
+    """Multiply-accumulates of the encoder for one text of T tokens, head size s, hidden size d.
 
-        head:   T d s for each of query, key, value and output,  T^2 s for the scores,  T^2 s for the mixing
-        neuron: T d into it,  T d out of it
+        head:    2 T d s for key and value,  2 Q d s for query and output,  2 Q T s for scores and weighted sum
+        neuron:  Q d into it,  Q d out of it
 
-    The last layer answers for the first token only (see Encoder.forward), so there a head costs
-    2 T d s + 2 d s + 2 T s, and a neuron just 2 d. Embeddings and classification head are not counted.
+    Q = config.num_queries: how many tokens the layer computes an output for. Embeddings and classification head are
+    not counted.    length: T; the mean length of some texts need not be a whole number
     """
     T, d, s = length, config.hidden_size, config.head_size
-    last = len(config.num_heads) - 1
-    heads = [np.array([0, n]) for n in config.num_heads]
-    neurons = [np.array([0, n]) for n in config.intermediate_sizes]
-    per_head = [2 * T * d * s + 2 * d * s + 2 * T * s if i == last else 4 * T * d * s + 2 * T * T * s
-                for i in range(last + 1)]
-    per_neuron = [2 * d if i == last else 2 * T * d for i in range(last + 1)]
-    return Cost([(n, n * c) for n, c in zip(heads, per_head, strict=True)],
-                [(n, n * c) for n, c in zip(neurons, per_neuron, strict=True)], 0.0, "MACs")
+    per_head, per_neuron = [], []
+    for i in range(len(config.num_heads)):
+        Q = config.num_queries(i, T)
+        per_head.append(2 * T * d * s + 2 * Q * d * s + 2 * Q * T * s)
+        per_neuron.append(2 * Q * d)
+    return Cost(linear_curves(config.num_heads, per_head), linear_curves(config.intermediate_sizes, per_neuron),
+                fixed=0.0, unit="MACs")
 
 
 def byte_cost(config, file_bytes):
     """Bytes of model.safetensors: 4 for each number of a head (4 d s weights, 3 s biases) or neuron (2 d + 1)."""
     d, s = config.hidden_size, config.head_size
-    heads = [(np.array([0, n]), np.array([0, n]) * 4 * (4 * d * s + 3 * s)) for n in config.num_heads]
-    neurons = [(np.array([0, n]), np.array([0, n]) * 4 * (2 * d + 1)) for n in config.intermediate_sizes]
+    depth = len(config.num_heads)
+    heads = linear_curves(config.num_heads, [4 * (4 * d * s + 3 * s)] * depth)
+    neurons = linear_curves(config.intermediate_sizes, [4 * (2 * d + 1)] * depth)
     units = sum(float(costs[-1]) for _, costs in heads + neurons)
-    return Cost(heads, neurons, file_bytes - units, "bytes")
+    return Cost(heads, neurons, fixed=file_bytes - units, unit="bytes")
 
 
 @torch.inference_mode()
-def latency_cost(model, batch_size, length, repeats=15):
-    """Milliseconds on this machine, from a table: each block is timed with 1/8, 2/8 ... 8/8 of its units.
+def latency_cost(model, batch_size, length, repeats=15, clock=time_interleaved):
+    """Milliseconds on this machine, from a table: each kind of block is timed with 1/8, 2/8 ... 8/8 of its units.
 
-    Blocks of all sizes take turns, so that the curve does not bend with the machine's mood. What is not in the
-    blocks (embeddings, LayerNorms, head) is the measured rest of the whole model, and fixed.
+    Blocks of all sizes are timed in turn, so that a slow moment of the machine hits all of them alike. The rest of
+    the model (embeddings, LayerNorms, head) is the measured time of the whole model minus its blocks, and fixed.
+    clock(calls, repeats): as hardware.time_interleaved
     """
-    config = model.config
+    config, depth = model.config, len(model.layers)
+    num_queries = [config.num_queries(i, length) for i in range(depth)]
     x = torch.randn(batch_size, length, config.hidden_size, device=model.device)
     ids = torch.ones(batch_size, length, dtype=torch.int64, device=model.device)
-    calls, curves = {"whole": lambda: model(ids)}, {}
-    for last in (False, True):  # the last layer works for the first token only
-        queries = x[:, :1] if last else x
-        layer = model.layers[-1 if last else 0]
-        for kind, most in (("heads", max(config.num_heads)), ("neurons", max(config.intermediate_sizes))):
-            counts = sorted({max(1, round(most * i / 8)) for i in range(1, 9)})
-            curves[kind, last] = counts
-            for n in counts:
-                block = random_block(kind, n, layer, model.device)
-                calls[kind, last, n] = ((lambda block=block, queries=queries: block(x, queries)) if kind == "heads" else
-                                        (lambda block=block, queries=queries: block(queries)))
-    times = {name: float(np.median(values)) for name, values in time_interleaved(calls, repeats).items()}
+    most = {"heads": max(config.num_heads), "neurons": max(config.intermediate_sizes)}
+    counts = {kind: sorted({max(1, round(n * i / 8)) for i in range(1, 9)}) for kind, n in most.items()}
+    calls = {"whole": lambda: model(ids)}
+    for Q in sorted(set(num_queries), reverse=True):
+        for kind in counts:
+            for n in counts[kind]:
+                calls[kind, Q, n] = block_call(kind, n, config, x, Q)
+    times = {name: float(np.median(values)) for name, values in clock(calls, repeats).items()}
 
-    def curve(kind, last):
-        counts = curves[kind, last]
-        return np.array(counts), np.maximum.accumulate([times[kind, last, n] for n in counts])
+    def curve(kind, Q):  # more units never take less time: what else is measured is noise
+        return np.array(counts[kind]), np.maximum.accumulate([times[kind, Q, n] for n in counts[kind]])
 
-    depth = len(model.layers)
-    cost = Cost(*([curve(kind, i == depth - 1) for i in range(depth)] for kind in ("heads", "neurons")),
+    cost = Cost([curve("heads", Q) for Q in num_queries], [curve("neurons", Q) for Q in num_queries],
                 fixed=0.0, unit="ms")
     cost.fixed = times["whole"] - cost.total(config.num_heads, config.intermediate_sizes)
     return cost
 
 
-def random_block(kind, count, layer, device):
-    """An attention or FFN block of the layer's kind with `count` units, to be timed."""
-    hidden = layer.attention.query.in_features
+def block_call(kind, count, config, x, num_queries):
+    """A function without arguments that runs a random attention or FFN block with `count` units, to be timed.
+
+    x: (B, T, hidden)    num_queries: how many of the T tokens the block computes an output for
+    """
+    queries = x[:, :num_queries]
     if kind == "heads":
-        block = type(layer.attention)(hidden, count, layer.attention.head_size, 0.0)
-    else:
-        block = copy.copy(layer.ffn)
-        block._modules = {"up": nn.Linear(hidden, count), "down": nn.Linear(count, hidden)}
-    return block.to(device).eval()
+        attention = Attention(config.hidden_size, count, config.head_size, dropout=0.0).to(x.device).eval()
+        return lambda: attention(x, queries)
+    ffn = FeedForward(config.hidden_size, count, config.hidden_act).to(x.device).eval()
+    return lambda: ffn(queries)

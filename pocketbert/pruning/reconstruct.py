@@ -1,46 +1,57 @@
-"""Make up for the pruned units without training: mask rearrangement and least-squares reconstruction."""
+"""Repair a pruned model without training: mask rearrangement and least-squares reconstruction (Kwon et al. 2022)."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 
 
 def rearrange_mask(mask, gradients):
-    """Swap units within one layer until the loss rises least, by the whole Fisher matrix and not its diagonal.
+    """Exchange units within one layer until the predicted rise of the loss is smallest, by the full Fisher matrix.
 
         rise ~ 1/2 (1 - m)^T F (1 - m) = 1/2 E_x ( sum of the gradients of the pruned units )^2,   F = E_x g g^T
 
-    Units whose gradients cancel may go together; twins may not (Kwon et al. 2022, section 4.2). Greedy: offer every
-    kept unit for pruning, and take back the pruned unit whose return lowers the sum most.
+    Fisher importance is the diagonal of F. The full matrix also knows pairs: units whose gradients cancel can be pruned
+    together, units that do the same cannot (Kwon et al. 2022, arXiv:2204.09656, section 4.2). Greedy: prune every kept
+    unit once, and each time take back the pruned unit that lowers the rise most.
     mask: (units,)    gradients: (N, units)    Returns a mask with as many ones.
     """
     fisher = (gradients.T @ gradients / len(gradients)).double()
     pruned = mask == 0
     if not pruned.any() or pruned.all():
         return mask.clone()
-    diagonal, toward = fisher.diagonal(), fisher[:, pruned].sum(dim=1)  # toward[i] = sum of F[i, pruned]
-    for offered in (~pruned).nonzero().flatten()[diagonal[~pruned].argsort()].tolist():
-        pruned[offered] = True
-        toward = toward + fisher[:, offered]
-        relief = torch.where(pruned, 2 * toward - diagonal, -math.inf)  # by how much the sum falls if i comes back
+    diagonal = fisher.diagonal()
+    row_sums = fisher[:, pruned].sum(dim=1)  # row_sums[i] = sum of F[i, j] over the pruned units j
+    for candidate in (~pruned).nonzero().flatten()[diagonal[~pruned].argsort()].tolist():
+        pruned[candidate] = True
+        row_sums = row_sums + fisher[:, candidate]
+        relief = torch.where(pruned, 2 * row_sums - diagonal, -math.inf)  # how much the rise falls if i comes back
         back = int(relief.argmax())
         pruned[back] = False
-        toward = toward - fisher[:, back]
+        row_sums = row_sums - fisher[:, back]
     return (~pruned).to(mask.dtype)
 
 
+def rearrange_masks(masks, gradients):
+    """rearrange_mask for every layer.    masks: (head_mask, ffn_mask)    gradients: from mask_gradients"""
+    head_mask, ffn_mask = masks
+    head_gradients, ffn_gradients = gradients
+    return ([rearrange_mask(mask, g) for mask, g in zip(head_mask, head_gradients, strict=True)],
+            [rearrange_mask(mask, g) for mask, g in zip(ffn_mask, ffn_gradients, strict=True)])
+
+
 def least_squares(linear, inputs, targets, damping):
-    """Move a linear layer's weights to where it maps `inputs` (rows, in) closest to `targets` (rows, out).
+    """Change a linear layer's weights so that it maps `inputs` (rows, in) as close to `targets` (rows, out) as it can.
 
         min over W, b of  || X W^T + b - Y ||^2 + damping * mean(diag X^T X) * || W - W_old ||^2
 
-    The damping holds on to the old weights where the inputs say nothing. Solved exactly, by normal equations.
-    Kwon et al. (section 4.3) solve for one factor a unit; with all of the matrix free, the same equations fit better.
-    Returns the relative error before and after.
+    The damping keeps the old weights where the inputs do not determine new ones. Solved exactly, by the normal
+    equations. Kwon et al. (section 4.3) solve for one factor per unit; the whole matrix has the same kind of equations
+    and a smaller error.    Returns the relative squared error before and after.
     """
     if inputs.device.type == "mps":  # has no float64
         inputs, targets = inputs.cpu(), targets.cpu()
-    X = torch.cat([inputs, torch.ones(len(inputs), 1, device=inputs.device)], dim=1).double()  # the bias is a weight
+    X = torch.cat([inputs, torch.ones(len(inputs), 1, device=inputs.device)], dim=1).double()  # the last column: b
     old = torch.cat([linear.weight.detach(), linear.bias.detach()[:, None]], dim=1).to(X).T   # (in + 1, out)
     residual = targets.double() - X @ old
     gram = X.T @ X
@@ -52,36 +63,79 @@ def least_squares(linear, inputs, targets, damping):
     return (residual.square().sum() / scale).item(), ((residual - X @ change).square().sum() / scale).item()
 
 
-@torch.no_grad()
-def reconstruct(model, original, texts, damping=0.01):
-    """Refit the output matrix of every block of a cut model, from below, in place, so that the sums
-    x + attention(x) and x + ffn(x) come closest to the original model's on the same texts.
+@dataclass
+class BatchState:
+    """One batch between two blocks of the pruned and of the original model.
 
-    Each block sees what the refitted blocks below it really deliver, so it also makes up for their errors. Labels
-    are not needed. Returns [(relative error before, after)] for attention and FFN of each layer.
+    pruned, original: (B, T, hidden), the hidden states of the two models so far
+    is_token: (B, T) bool, False for padding
     """
-    depth, errors = len(model.layers), []
-    states = [(model.embeddings(b.input_ids), original.embeddings(b.input_ids),
-               torch.ones_like(b.input_ids) if b.attention_mask is None else b.attention_mask) for b in texts]
-    for i, (small, full) in enumerate(zip(model.layers, original.layers, strict=True)):
-        for block in ("attention", "ffn"):
-            inputs, sums, residuals, rows = [], [], [], []
-            for x, x_full, mask in states:
-                key_mask = mask.bool()[:, None, None, :]
-                width = 1 if i == depth - 1 else x.shape[1]  # the last layer: the first token only
-                if block == "attention":
-                    inputs.append(small.attention.context(x, x[:, :width], key_mask))
-                    sums.append(x_full[:, :width] + full.attention(x_full, x_full[:, :width], key_mask))
-                else:
-                    inputs.append(small.ffn.intermediate(x[:, :width]))
-                    sums.append(x_full[:, :width] + full.ffn(x_full[:, :width]))
-                residuals.append(x[:, :width])
-                rows.append(mask[:, :width].bool())  # no equations for padding
-            output = small.attention.output if block == "attention" else small.ffn.down
-            targets = [s - r for s, r in zip(sums, residuals, strict=True)]
-            errors.append(least_squares(output, torch.cat([x[r] for x, r in zip(inputs, rows, strict=True)]),
-                                        torch.cat([y[r] for y, r in zip(targets, rows, strict=True)]), damping))
-            norm, full_norm = getattr(small, f"{block}_norm"), getattr(full, f"{block}_norm")
-            states = [(norm(r + output(x)), full_norm(s), mask) for x, r, s, (_, _, mask)
-                      in zip(inputs, residuals, sums, states, strict=True)]
+
+    pruned: torch.Tensor
+    original: torch.Tensor
+    is_token: torch.Tensor
+
+    def tokens(self, x):
+        """(B, Q, width) of the first Q tokens of each text -> (tokens, width), without padding."""
+        return x[self.is_token[:, :x.shape[1]]]
+
+
+@torch.no_grad()
+def reconstruct(model, original, batches, damping=0.01):
+    """Solve for the output matrix of every block of a pruned model, from the first layer to the last, in place.
+
+    The target is the residual sum of the original model on the same texts:
+
+        x + output(units(x))  ~  x_original + block_original(x_original)
+
+    Each block reads the states that the repaired blocks below it really produce, and so corrects their errors too. No
+    labels are needed.    Returns [(relative squared error before, after)], attention and FFN of each layer.
+    """
+    model.eval()
+    states = [start(model, original, batch) for batch in batches]
+    errors = []
+    for i, (layer, original_layer) in enumerate(zip(model.layers, original.layers, strict=True)):
+        inputs = []
+        for state in states:
+            key_mask = state.is_token[:, None, None, :]
+            queries = model.layer_queries(i, state.pruned)
+            original_queries = original.layer_queries(i, state.original)
+            inputs.append(layer.attention.context(state.pruned, queries, key_mask))
+            state.original = original_queries + original_layer.attention(state.original, original_queries, key_mask)
+            state.pruned = queries
+        errors.append(solve(layer.attention.output, inputs, states, damping))
+        normalize(states, layer.attention_norm, original_layer.attention_norm)
+
+        inputs = []
+        for state in states:
+            inputs.append(layer.ffn.intermediate(state.pruned))
+            state.original = state.original + original_layer.ffn(state.original)
+        errors.append(solve(layer.ffn.down, inputs, states, damping))
+        normalize(states, layer.ffn_norm, original_layer.ffn_norm)
     return errors
+
+
+def start(model, original, batch):
+    """The state of a batch below the first layer."""
+    mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
+    return BatchState(model.embeddings(batch.input_ids), original.embeddings(batch.input_ids), mask.bool())
+
+
+def solve(output, inputs, states, damping):
+    """Fit a block's output matrix to the residual sums in `original`, and add its result to the states in `pruned`.
+
+    inputs: what the output matrix reads, (B, Q, units) per batch    Returns the relative squared error before, after.
+    """
+    rows = torch.cat([state.tokens(x) for state, x in zip(states, inputs, strict=True)])
+    targets = torch.cat([state.tokens(state.original - state.pruned) for state in states])
+    errors = least_squares(output, rows, targets, damping)
+    for state, x in zip(states, inputs, strict=True):
+        state.pruned = state.pruned + output(x)
+    return errors
+
+
+def normalize(states, norm, original_norm):
+    """The LayerNorm behind a block, in both models."""
+    for state in states:
+        state.pruned = norm(state.pruned)
+        state.original = original_norm(state.original)

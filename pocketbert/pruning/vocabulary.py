@@ -1,14 +1,14 @@
-"""Prune the vocabulary: drop the tokens that the texts never use, from tokenizer and embedding together.
+"""Prune the vocabulary: remove the tokens that the texts never use, from the tokenizer and the embedding together.
 
-A vocabulary is made for all the texts of the world; a task uses a part of it, and the rows of the others in the
-embedding are dead weight: 52 % of MiniLM are its embedding, 91 % of BERT-tiny. TextPruner (Yang et al. 2022,
-arXiv:2203.15996) and "Load What You Need" (Abdaoui et al. 2020, arXiv:2010.05609) keep the tokens that occur:
+A pretrained vocabulary covers texts of every kind; a task uses a part of it. The rows of the other tokens are the
+larger part of a small model: the embedding is 52 % of MiniLM and 91 % of BERT-tiny. As TextPruner (Yang et al. 2022,
+arXiv:2203.15996) and "Load What You Need" (Abdaoui et al. 2020, arXiv:2010.05609) do, keep the tokens that occur:
 
     kept = special tokens + single characters + {token : count(token) >= min_count}
     new embedding = embedding[kept],    new id of a token = its place in kept
 
-A dropped word is not lost: the smaller vocabulary cuts it into smaller pieces, in the end into its characters.
-And a text all of whose tokens are kept is cut as before, so that its logits stay the same. Why? `shrink_tokenizer`.
+A word whose token was removed is split into smaller pieces by the new tokenizer, at worst into characters. A text all
+of whose tokens are kept is tokenized as before, so its logits stay the same (`shrink_tokenizer` says why).
 
     smaller, smaller_tokenizer, report = shrink_vocabulary(model, tokenizer, texts, min_count=3)
 """
@@ -27,11 +27,15 @@ from pocketbert.errors import UserError
 def count_tokens(tokenizer, texts, max_length=128):
     """How often each id occurs in the texts, cut at max_length as they will be for the model: {id: count}.
 
-    BERTweet's tokenizer has pieces without a row, ids beyond vocab_size, which the model sees as <unk>; they are
-    counted as they are, because forgetting how such a piece is merged would cut its word in another place. (So a
-    dropped word can end in such a piece: 3 more <unk> in the 3,000 validation tweets, at min_count 1.)
+    BERTweet's tokenizer has pieces without a row in the embedding: ids from vocab_size on, which the model reads as
+    <unk>. They are counted under their own ids, because removing the merges of such a piece would split its word in
+    another place. (A removed word can still end in such a piece: 3 more <unk> in the 3,000 validation tweets, at
+    min_count 1.)
     """
-    if isinstance(texts, str) or not (texts := list(texts)):
+    if isinstance(texts, str):
+        raise ValueError("no texts but one string: give a list of strings")
+    texts = list(texts)
+    if not texts:
         raise UserError("no texts to count tokens in: the vocabulary to keep is unknown")
     every_id = Tokenizer(tokenizer.backend, cleaning=tokenizer.cleaning)    # without a vocab_size no id is hidden
     counts = Counter()
@@ -41,13 +45,13 @@ def count_tokens(tokenizer, texts, max_length=128):
 
 
 def special_ids(tokenizer):
-    """Ids with a role: [CLS], [SEP], padding, unknown, and all tokens that were added by hand."""
+    """Ids with a role: [CLS], [SEP], padding, unknown, and all added tokens."""
     return {tokenizer.pad_id, tokenizer.unk_id, *tokenizer.prefix, *tokenizer.suffix,
             *tokenizer.backend.get_added_tokens_decoder()}
 
 
 def continues_a_word(backend, character):
-    """Can this character follow another one in a word? Not if the tokenizer cuts there, as BERT's does at "!"."""
+    """Can a word have this character after another one? Not if the tokenizer splits there, as BERT's does at "!"."""
     def words(text):
         text = backend.normalizer.normalize_str(text) if backend.normalizer else text
         return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)] if backend.pre_tokenizer else [text]
@@ -55,28 +59,32 @@ def continues_a_word(backend, character):
 
 
 def fallback_ids(backend, model):
-    """{id: character} of the pieces into which anything can be cut: single characters (in byte-level BPE: bytes).
+    """{id: character} of the pieces that can spell any text: single characters (in byte-level BPE: bytes).
 
-    model: the "model" of the backend's tokenizer.json. WordPiece writes "##x" for an x that continues a word, and
-    a third of these 997 in BERT's vocabulary can never occur, such as "##!"; BERTweet writes "x</w>" for an x that
-    ends a word.
+    model: the "model" of the backend's tokenizer.json. WordPiece writes "##x" for an x that continues a word; a third
+    of these 997 pieces in BERT's vocabulary, such as "##!", can never occur and are left out. BERTweet writes "x</w>"
+    for an x that ends a word.
     """
     if model["type"] == "Unigram":
         pieces = [piece for piece, _ in model["vocab"]]
-        # A character without a piece costs the lowest score of all minus 10, so that piece must always stay.
+        # A character without a piece gets the lowest score of all minus 10, so the piece with that score must stay.
         worst = min(range(len(pieces)), key=lambda i: model["vocab"][i][1])
         return {i: piece for i, piece in enumerate(pieces) if len(piece) == 1} | {worst: ""}
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
-    characters = {piece: piece.removeprefix(prefix).removesuffix(suffix) for piece in model["vocab"]}
-    return {model["vocab"][piece]: character for piece, character in characters.items() if len(character) == 1
-            and (not prefix or piece == character or continues_a_word(backend, character))}
+    found = {}
+    for piece, i in model["vocab"].items():
+        character = piece.removeprefix(prefix).removesuffix(suffix)
+        if len(character) == 1 and (not prefix or piece == character or continues_a_word(backend, character)):
+            found[i] = character
+    return found
 
 
 def merge_ancestors(vocab, merges, kept):
-    """kept, and all that byte-pair encoding passes through to build it: "good" needs "go" + "od", "go" needs "g" + "o".
+    """The kept ids, and those of all pieces that byte-pair encoding merges on the way to them.
 
-    vocab: piece -> id    merges: pairs of pieces    kept: ids    -> ids
-    A piece that several merges build keeps the parts of them all: which one is used depends on the word.
+    "good" is built from "go" + "od", and "go" from "g" + "o". If several merges build a piece, the parts of all of
+    them are kept, because the word decides which merge is used.
+    vocab: {piece: id}    merges: pairs of pieces    kept: ids    Returns a set of ids.
     """
     parts = {}
     for a, b in merges:
@@ -89,19 +97,20 @@ def merge_ancestors(vocab, merges, kept):
     return kept
 
 
-def tokens_to_keep(tokenizer, counts, min_count=1, characters="all"):
-    """The old ids that stay, in order: special tokens, characters, what occurs min_count times, merge ancestors.
+def tokens_to_keep(tokenizer, counts, min_count=1, keep_characters="all"):
+    """The old ids that stay, in order: special tokens, characters, what occurs min_count times, parts of merges.
 
-    characters: "all" of them, so that tomorrow's text in whatever script can be read; or those "seen" in the texts,
-    and Latin ones, which saves 2.4 MB of MiniLM, and a word in a script that the texts never used becomes [UNK].
+    keep_characters: "all" of them, so that later texts in any script can be read; or those "seen" in the texts, and
+    Latin ones. "seen" saves 2.4 MB of MiniLM, and a word in another script becomes [UNK].
     """
-    if min_count < 1 or characters not in ("all", "seen"):
-        raise UserError(f'min_count {min_count}, characters {characters!r}: expected at least 1, and "all" or "seen"')
+    if min_count < 1 or keep_characters not in ("all", "seen"):
+        raise ValueError(f'min_count {min_count}, keep_characters {keep_characters!r}: expected at least 1, and "all" '
+                         'or "seen"')
     model = json.loads(tokenizer.backend.to_str())["model"]
     if model["type"] not in ("WordPiece", "BPE", "Unigram"):
         raise UserError(f"a {model['type']} vocabulary cannot be pruned: only WordPiece, BPE and Unigram can")
     fallback = fallback_ids(tokenizer.backend, model)
-    if characters == "seen":
+    if keep_characters == "seen":
         seen = set("".join(tokenizer.backend.id_to_token(i) for i in counts))
         # Up to U+017F: ASCII, accents, and the signs with which byte-level BPE writes its 256 bytes.
         fallback = {i: character for i, character in fallback.items() if character < "\u0180" or character in seen}
@@ -112,7 +121,7 @@ def tokens_to_keep(tokenizer, counts, min_count=1, characters="all"):
 
 
 def renumber(processor, new_id):
-    """A post_processor of tokenizer.json, which puts [CLS] and [SEP] around a text, with the new ids."""
+    """The post_processor of tokenizer.json, which puts [CLS] and [SEP] around a text, with the new ids."""
     if processor is None:
         return None
     if processor["type"] == "Sequence":
@@ -127,19 +136,23 @@ def renumber(processor, new_id):
 
 
 def shrink_tokenizer(tokenizer, kept_ids):
-    """The tokenizer that knows only kept_ids, as 0, 1, 2, ... in their old order; all else is as it was.
+    """The tokenizer with only kept_ids, renumbered 0, 1, 2, ... in their old order; everything else is as it was.
 
-    kept_ids: from tokens_to_keep, sorted. Why a text whose tokens are all kept is cut as before:
-      WordPiece takes the longest piece that fits. It is still there, and no longer one has come. (Where that led
-        to a dead end, [UNK], a shorter piece may now lead on; vocabularies that hold their letters have no such end.)
-      BPE applies the earliest learnt merge that fits. It built a kept token, so it is still there, and no earlier
-        one has come. (A word that max_length cuts in two is the exception: nobody counted its second half.)
-      Unigram takes the cheapest way through the text. It is still open, and no cheaper one has come.
+    kept_ids: from tokens_to_keep, sorted. A text all of whose tokens are kept is tokenized as before, because
+
+      WordPiece takes the longest piece that fits. That piece still exists, and no longer one was added. (Where the
+        old tokenizer ran into a dead end and gave [UNK], the new one may find a shorter piece; a vocabulary that
+        holds its letters has no dead ends.)
+      BPE applies the earliest learned merge that fits. The merges of a kept token still exist, and no earlier ones
+        were added. (Exception: a word that max_length cuts in two, because its second half was not counted.)
+      Unigram picks the segmentation with the best total score. That segmentation still exists, and removing tokens
+        adds no new one.
     """
     state = json.loads(tokenizer.backend.to_str())
-    model, new_id = state["model"], {old: new for new, old in enumerate(kept_ids)}
+    model = state["model"]
+    new_id = {old: new for new, old in enumerate(kept_ids)}
     assert special_ids(tokenizer) <= set(new_id), "a special token is missing in kept_ids: use tokens_to_keep"
-    if model["type"] == "Unigram":      # a list: the place is the id
+    if model["type"] == "Unigram":      # a list, in which the place is the id
         model["vocab"] = [model["vocab"][i] for i in kept_ids if i < len(model["vocab"])]
         model["unk_id"] = new_id.get(model["unk_id"])
     else:
@@ -149,7 +162,7 @@ def shrink_tokenizer(tokenizer, kept_ids):
     for token in state["added_tokens"]:
         token["id"] = new_id[token["id"]]
     state["post_processor"] = renumber(state["post_processor"], new_id)
-    rows = sum(i < tokenizer.vocab_size for i in kept_ids)      # BERTweet's hidden ids come last and have no row
+    rows = sum(i < tokenizer.vocab_size for i in kept_ids)      # BERTweet's ids without a row come last
     smaller = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(state)),
                         {"vocab_size": rows, "pad_token_id": new_id[tokenizer.pad_id]}, tokenizer.cleaning)
     assert (smaller.num_ids, smaller.vocab_size) == (len(kept_ids), rows), "the ids of the new tokenizer have gaps"
@@ -157,7 +170,7 @@ def shrink_tokenizer(tokenizer, kept_ids):
 
 
 def changed_texts(tokenizer, smaller, kept_ids, texts, max_length=128):
-    """How many of the texts are cut into other tokens by the smaller tokenizer; the logits of the rest are equal."""
+    """How many of the texts the smaller tokenizer splits in another way; the logits of the others stay the same."""
     before, after = tokenizer(texts, max_length), smaller(texts, max_length)
     return sum([kept_ids[i] for i in new] != old for old, new in zip(before, after, strict=True))
 
@@ -166,16 +179,16 @@ def shrink_embedding(model, kept_ids):
     """A copy of the model with only these rows of its embedding, and the ids in its config renumbered."""
     word = model.embeddings.word
     if hasattr(model.embeddings, "ngram"):
-        raise UserError("a bag of n-grams finds its n-grams by the numbers of their tokens, which pruning the "
-                         "vocabulary changes: give --vocab to a model with ngrams=1, or train it again on fewer words")
+        raise UserError("a bag of n-grams hashes the ids of the tokens, which vocabulary pruning changes: use --vocab "
+                        "with a model of ngrams=1, or train it again with a smaller vocabulary")
     if not isinstance(word, nn.Embedding):
-        raise UserError("this model's embedding is stored in a compressed form: prune the vocabulary of its parent "
-                         "and compress it afterwards")
+        raise UserError("this model's embedding is stored in a compressed format: prune the vocabulary of its parent "
+                        "and compress it afterwards")
     new_id = {old: new for new, old in enumerate(kept_ids)}
     pad_id = new_id.get(model.config.pad_token_id, 0)
     if getattr(model.config, "family", None) == "roberta" and pad_id != model.config.pad_token_id:
         raise UserError(f"pad_token_id {model.config.pad_token_id} does not keep its place, from which this model "
-                         "counts its positions: the special tokens must stand first in the vocabulary")
+                        "counts its positions: the special tokens must be the first ones of the vocabulary")
     smaller = copy.deepcopy(model)
     rows = word.weight.detach()[kept_ids].clone()
     smaller.embeddings.word = nn.Embedding.from_pretrained(rows, freeze=not word.weight.requires_grad)
@@ -185,24 +198,31 @@ def shrink_embedding(model, kept_ids):
     return smaller
 
 
-def shrink_vocabulary(model, tokenizer, texts, min_count=1, max_length=128, characters="all", check_texts=()):
-    """A copy of model and tokenizer that know only the tokens that the texts use at least min_count times.
+def shrink_vocabulary(model, tokenizer, texts, min_count=1, max_length=128, keep_characters="all", check_texts=()):
+    """A copy of model and tokenizer with only the tokens that occur at least min_count times in the texts.
 
-    texts: all that is like the texts to come; labels are not needed    characters: see tokens_to_keep
-    check_texts: other texts, of which the report says how many change
-    Returns (model, tokenizer, report): tokens and bytes before and after, and how many of check_texts change.
+    texts: similar to those that the model will see; labels are not needed    keep_characters: see tokens_to_keep
+    check_texts: other texts; the report says how many of them are tokenized in another way
+    Returns (model, tokenizer, report): tokens and bytes before and after.
     """
     counts = count_tokens(tokenizer, texts, max_length)
-    kept_ids = tokens_to_keep(tokenizer, counts, min_count, characters)
+    kept_ids = tokens_to_keep(tokenizer, counts, min_count, keep_characters)
     smaller_tokenizer = shrink_tokenizer(tokenizer, kept_ids)
     smaller = shrink_embedding(model, kept_ids[:smaller_tokenizer.vocab_size])
     before, after = model.embeddings.word.weight, smaller.embeddings.word.weight
-    report = {"min_count": min_count, "characters": characters, "tokens_before": len(before),
-              "tokens_after": len(after), "tokens_used": sum(count >= min_count for count in counts.values()),
+    report = {"min_count": min_count,
+              "keep_characters": keep_characters,
+              "tokens_before": len(before),
+              "tokens_after": len(after),
+              "tokens_used": sum(count >= min_count for count in counts.values()),
               "embedding_bytes_saved": before.nbytes - after.nbytes,
-              "tokenizer_bytes_saved": sum(len(t.backend.to_str().encode()) * sign
-                                           for t, sign in ((tokenizer, 1), (smaller_tokenizer, -1)))}
-    if check_texts := list(check_texts):
-        report |= {"checked_texts": len(check_texts), "changed_texts": changed_texts(
-            tokenizer, smaller_tokenizer, kept_ids, check_texts, max_length)}
+              "tokenizer_bytes_saved": tokenizer_bytes(tokenizer) - tokenizer_bytes(smaller_tokenizer)}
+    if check_texts:
+        report["checked_texts"] = len(check_texts)
+        report["changed_texts"] = changed_texts(tokenizer, smaller_tokenizer, kept_ids, check_texts, max_length)
     return smaller, smaller_tokenizer, report
+
+
+def tokenizer_bytes(tokenizer):
+    """The size of tokenizer.json."""
+    return len(tokenizer.backend.to_str().encode())

@@ -1,4 +1,4 @@
-"""Vocabulary pruning: tokenizer and embedding stay aligned, a kept text stays the same, a dropped word is spelt."""
+"""Vocabulary pruning: tokenizer and embedding stay aligned, kept texts stay the same, removed words are split."""
 
 import json
 from collections import Counter
@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from pocketbert.data.tokenizer import ROBERTA_SPECIALS, Tokenizer, train_wordpiece
 from pocketbert.data.tokenizer_files import add_roberta_specials, read_bertweet
+from pocketbert.errors import UserError
 from pocketbert.models.folder import load_model, save_model
 from pocketbert.models.predict import predict
 from pocketbert.pruning.vocabulary import (
@@ -202,7 +203,7 @@ def test_the_older_forms_of_post_processor_are_renumbered(processor):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_dropped_word_is_spelt_with_kept_pieces_and_never_unknown(pairs, kind):
+def test_a_removed_word_is_split_into_kept_pieces_and_never_unknown(pairs, kind):
     model, tokenizer = pairs[kind]
     smaller, new, _ = shrink_vocabulary(model, tokenizer, TASK, 1, LENGTH)
     known = [text for text in OTHERS if tokenizer.unk_id not in tokenizer([text], 200)[0]]
@@ -321,15 +322,15 @@ def test_transformers_reads_the_folder_with_the_same_ids_and_logits(pairs, kind,
 # ---- errors ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("texts", [[], "a text"])
-def test_no_texts_are_an_error_of_one_line(pairs, texts):
+@pytest.mark.parametrize("texts, kind", [([], UserError), ("a text", ValueError)])
+def test_no_texts_and_a_string_in_place_of_a_list_are_errors(pairs, texts, kind):
     with pytest.raises(ValueError, match="no texts") as error:
         shrink_vocabulary(*pairs["bert"], texts)
-    assert "\n" not in str(error.value)
+    assert type(error.value) is kind
 
 
-@pytest.mark.parametrize("options", [{"min_count": 0}, {"characters": "few"}])
-def test_impossible_wishes_are_an_error(pairs, options):
+@pytest.mark.parametrize("options", [{"min_count": 0}, {"keep_characters": "few"}])
+def test_impossible_options_are_an_error(pairs, options):
     with pytest.raises(ValueError, match="expected at least 1"):
         shrink_vocabulary(*pairs["bert"], TASK, **options)
 

@@ -1,4 +1,4 @@
-"""Unstructured sparsity: exact counts, the papers' formulas by hand or by autograd, the same bits from the file."""
+"""Single weights: exact counts, scores by hand, the same bits from the file."""
 
 import json
 import math
@@ -17,16 +17,8 @@ from pocketbert.models.folder import load_model, save_model
 from pocketbert.models.size import file_bytes
 from pocketbert.models.sparse import SparseLinear, to_dense
 from pocketbert.models.stored import pack_bits, to_float
-from pocketbert.pruning.sparse_training import (
-    GradualMagnitude,
-    Movement,
-    RigL,
-    SoftMovement,
-    cosine_fraction,
-    cubic_sparsity,
-    drop_and_grow,
-)
 from pocketbert.pruning.weights import (
+    PARTS,
     apply_masks,
     input_norms,
     magnitude_scores,
@@ -71,8 +63,8 @@ def test_only_the_encoders_matrices_are_pruned_unless_asked(family):
     assert changed == {f"layers.{i}.{part}.weight" for i in range(3) for part in (
         "attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.down")}
     assert sparsity_of(model) == pytest.approx(0.7, abs=1e-4)
-    assert {"embeddings.word", "head.out"} <= set(prunable(model, embeddings=True, head=True))
-    assert sparsity_of(model, embeddings=True, head=True) < 0.7
+    assert {"embeddings.word", "head.out"} <= set(prunable(model, include=PARTS))
+    assert sparsity_of(model, include=PARTS) < 0.7
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 0.999, 1])
@@ -137,11 +129,7 @@ def test_impossible_requests_are_a_clear_error():
     with pytest.raises(ValueError, match="NaN"):
         masks_from_scores({"a": torch.tensor([[1.0, math.nan]])}, 0.5)
     with pytest.raises(ValueError, match="prune embeddings by magnitude"):
-        wanda_scores(random_model(), [], embeddings=True)
-    model = random_model()
-    model.layers[0].requires_grad_(False)
-    with pytest.raises(ValueError, match=r"layers\.0\.attention\.query is frozen"):
-        GradualMagnitude(prunable(model), 10, 0.5)
+        wanda_scores(random_model(), [], include=["embeddings"])
 
 
 # --- Wanda ---------------------------------------------------------------------------------------------
@@ -174,7 +162,7 @@ def test_wanda_equals_a_computation_by_hand_text_by_text(family, tokenizer):
 
 def test_padding_and_batching_do_not_change_wandas_norms(tokenizer):
     model, ids = random_model(), tokenizer(TEXTS, 20)
-    modules = prunable(model, head=True)
+    modules = prunable(model, include=["head"])
     alone = input_norms(model, batches(ids, LABELS, 1, 0), modules)
     padded = input_norms(model, batches(ids + [[2, 3]], [*LABELS, 0], 7, 0), modules)
     two_tokens = input_norms(model, batches([[2, 3]], [0], 1, 0), modules)
@@ -182,164 +170,6 @@ def test_padding_and_batching_do_not_change_wandas_norms(tokenizer):
         expected = (alone[name] ** 2 + two_tokens[name] ** 2).sqrt()
         torch.testing.assert_close(padded[name], expected, rtol=1e-4, atol=1e-5)
     assert not model.layers[0].ffn.up._forward_pre_hooks  # and the hooks are gone
-
-
-# --- sparse training -------------------------------------------------------------------------------------
-
-def test_cubic_schedule_by_hand():
-    s = [cubic_sparsity(t, 100, 300, 0.1, 0.9) for t in range(0, 401, 50)]
-    assert s[:3] == pytest.approx([0.1] * 3)                       # before and at the start
-    assert s[4] == pytest.approx(0.9 - 0.8 * 0.5 ** 3)             # 0.8: half of the time, seven eighths of the way
-    assert s[6:] == pytest.approx([0.9] * 3)                       # at the end and after
-    assert s == sorted(s)
-
-
-def straight_through(scores, mask):
-    """The mask in the forward pass, the identity in the backward pass."""
-    return scores + (mask.float() - scores).detach()
-
-
-@pytest.mark.parametrize("soft", [False, True])
-def test_movements_score_gradient_is_the_straight_through_gradient_of_autograd(soft, texts):
-    """Ours, from the masked model's own gradient, against autograd through W * mask(S) on a model of its own."""
-    model, batch = random_model(), texts[0]
-    modules = prunable(model)
-    method = (SoftMovement(modules, 10, strength=3.0) if soft else Movement(modules, 10, 0.5))
-    method.step, method.adam.step = 5, lambda: None
-    W = {name: module.weight.detach().clone() for name, module in modules.items()}
-    torch.manual_seed(1)
-    for name, S in method.S.items():
-        S.data.normal_()
-        method.masks[name] = S.detach() > 0.3
-    apply_masks(model, method.masks)
-    F.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels).backward()
-    method.before_step()
-
-    S = {name: method.S[name].detach().clone().requires_grad_() for name in W}
-    masked = {f"{name}.weight": W[name] * straight_through(S[name], method.masks[name]) for name in W}
-    logits = torch.func.functional_call(random_model(), masked, (batch.input_ids, batch.attention_mask))
-    loss = F.cross_entropy(logits, batch.labels)
-    if soft:
-        loss = loss + 3.0 * method.ramp() * torch.stack([torch.sigmoid(s).mean() for s in S.values()]).mean()
-    loss.backward()
-    for name in W:
-        torch.testing.assert_close(method.S[name].grad, S[name].grad, rtol=1e-4, atol=1e-7)
-    assert method.S["layers.0.ffn.up"].grad[~method.masks["layers.0.ffn.up"]].abs().sum() > 0  # they can come back
-
-
-def train(model, method, texts, steps, lr=1e-2):
-    """The loop of the docstring; yields after every step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    for step in range(steps):
-        batch = texts[step % len(texts)]
-        F.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels).backward()
-        method.before_step()
-        optimizer.step()
-        optimizer.zero_grad()
-        method.after_step()
-        yield step + 1
-
-
-def make(name, model, steps):
-    modules = prunable(model)
-    if name == "rigl":
-        masks = masks_from_scores(magnitude_scores(model), 0.8, "layer")
-        return RigL(modules, steps, masks, every=4)
-    return {"gradual": GradualMagnitude, "movement": Movement}[name](modules, steps, 0.8, every=4)
-
-
-@pytest.mark.parametrize("name", ["gradual", "movement", "rigl"])
-def test_training_reaches_the_asked_sparsity_and_keeps_it_and_learns(name, texts):
-    model, steps = random_model(), 60
-    method = make(name, model, steps)
-
-    def loss():
-        with torch.no_grad():
-            return sum(F.cross_entropy(model(b.input_ids, b.attention_mask), b.labels).item() for b in texts)
-
-    before, seen = loss(), []
-    for _ in train(model, method, texts, steps):
-        seen.append(sparsity_of(model))
-        for key, module in prunable(model).items():
-            assert not module.weight[~method.masks[key]].any()  # gone is exactly zero after every step
-    assert seen[-1] == pytest.approx(0.8, abs=2e-3) and method.at_target() and loss() < before
-    if name == "rigl":
-        assert max(seen) - min(seen) < 2e-3
-    else:
-        assert seen[4] == 0 and seen == sorted(seen) and seen[44] == seen[-1]  # ends at three quarters of the steps
-
-
-def test_movement_freezes_masked_weights_and_returns_them_as_they_were(texts):
-    model = random_model()
-    W = model.layers[0].ffn.up.weight
-    method = Movement({"layers.0.ffn.up": model.layers[0].ffn.up}, 100, 0.5, every=100)
-    method.masks["layers.0.ffn.up"] = mask = torch.rand_like(W) > 0.5
-    dense = W.detach().clone()
-    for _ in train(model, method, texts, 5):
-        pass
-    assert not W[~mask].any()
-    method.new_masks, method.step = lambda: {"layers.0.ffn.up": torch.ones_like(mask)}, method.end - 1
-    for _ in train(model, method, texts, 1, lr=0):
-        pass
-    assert torch.equal(W[~mask], dense[~mask]) and not torch.equal(W[mask], dense[mask])
-
-
-def test_movement_starts_in_the_order_of_magnitude_or_at_the_papers_zero():
-    linear = nn.Linear(6, 5)
-    method = Movement({"a": linear}, 10, 0.5)
-    torch.testing.assert_close(method.S["a"], linear.weight.abs() / linear.weight.abs().mean())
-    assert not Movement({"a": linear}, 10, 0.5, head_start=0).S["a"].any()
-
-
-def test_movement_keeps_the_weights_with_the_highest_scores_not_the_largest():
-    linear = nn.Linear(10, 10)
-    method = Movement({"a": linear}, 10, 0.7)
-    method.S["a"].data = torch.randn(10, 10)
-    method.step = method.end - 1
-    method.after_step()
-    assert int(method.masks["a"].sum()) == 30
-    assert method.S["a"][method.masks["a"]].min() > method.S["a"][~method.masks["a"]].max()
-
-
-def test_soft_mask_is_the_threshold_on_the_sigmoid_and_a_stronger_penalty_prunes_more(texts):
-    linear = nn.Linear(3, 1)
-    method = SoftMovement({"a": linear}, 10, tau=0.1)
-    method.S["a"].data = torch.tensor([[math.log(0.11 / 0.89), math.log(0.09 / 0.91), 0.0]])
-    method.step = method.end - 1
-    method.after_step()
-    assert method.masks["a"].tolist() == [[True, False, True]]
-    reached = []
-    for strength in (0.0, 100.0):
-        model = random_model()
-        method = SoftMovement(prunable(model), 60, strength, every=5, score_lr=0.3)
-        for _ in train(model, method, texts, 60):
-            pass
-        reached.append(sparsity_of(model))
-    assert reached[0] < reached[1]
-
-
-def test_rigl_drops_the_smallest_grows_the_largest_gradients_from_zero_and_keeps_the_number():
-    weight = torch.tensor([[5.0, -0.1, 0.2, 3.0, 0.0, 0.0, 0.0, 0.0]])
-    mask = torch.tensor([[True] * 4 + [False] * 4])
-    gradient = torch.tensor([[9.0, 0.0, 0.3, 9.0, 0.1, -7.0, 0.5, 0.2]])
-    new_weight, new_mask = drop_and_grow(weight, mask, gradient, 0.5)
-    assert new_mask.tolist() == [[True, False, False, True, False, True, True, False]]
-    assert new_weight.tolist() == [[5.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0]]
-    assert weight[0, 1] == pytest.approx(-0.1)  # the inputs are left alone
-    gradient[0, 2] = 0.6  # dropped, and wanted back at once: it starts anew
-    new_weight, new_mask = drop_and_grow(weight, mask, gradient, 0.5)
-    assert new_mask[0].nonzero().flatten().tolist() == [0, 2, 3, 5] and new_weight[0, 2] == 0
-    _, same = drop_and_grow(weight, mask, gradient, 0.0)
-    assert torch.equal(same, mask)
-    torch.manual_seed(0)
-    for fraction in (0.1, 0.33, 1.0):  # whatever the shape, even where more is dropped than was ever empty
-        mask = torch.rand(7, 11) > 0.3
-        _, new_mask = drop_and_grow(torch.randn(7, 11) * mask, mask, torch.randn(7, 11), fraction)
-        assert new_mask.sum() == mask.sum()
-
-
-def test_rigls_fraction_is_a_cosine():
-    assert [cosine_fraction(t, 100, 0.3) for t in (0, 50, 100, 200)] == pytest.approx([0.3, 0.15, 0, 0])
 
 
 # --- the stored format -------------------------------------------------------------------------------------
