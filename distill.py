@@ -47,6 +47,7 @@ from pocketbert.cli import (
     run_script,
     unit_interval,
 )
+from pocketbert.data.labels import match_labels
 from pocketbert.data.splits import text_key
 from pocketbert.distillation.augment import (
     DEFAULT_OPERATIONS,
@@ -178,7 +179,7 @@ def open_student(name, teacher, data, words=None):
                             "teacher, or a student of another kind")
         return student_of_teacher(name, source), teacher.tokenizer
     student, tokenizer, aligned = open_model(name, data, words=words)
-    if aligned.label_names != data.label_names:
+    if match_labels(data.label_names, aligned.label_names) != list(range(len(aligned.label_names))):
         raise UserError(f"--student {name} has the labels {', '.join(aligned.label_names)} in this order, the teacher "
                         f"{', '.join(data.label_names)}: take a student without a head, or fine-tune it again")
     return student, tokenizer

@@ -465,6 +465,14 @@ def test_student_with_other_labels_is_refused(folder):
         run(folder, "--student", folder / "other")
 
 
+def test_student_whose_labels_differ_only_in_case_is_trained(folder, tokenizer):
+    names = [name.upper() for name in LABELS]
+    save_model(random_model(seed=3, vocab_size=max(tokenizer.vocab_size, 60), label_names=names), tokenizer,
+               folder / "upper", run={})
+    model, _ = run(folder, "--student", folder / "upper")
+    assert model.config.label_names == names
+
+
 @pytest.mark.parametrize("flags, message", [
     (["--student", "bag", "--unlabelled", "{0}/empty.txt"], "holds no text"),
     (["--student", "bag", "--unlabelled", "{0}"], "no file of texts"),

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pocketbert.data.labels import match_labels
 from pocketbert.data.tokenizer import Tokenizer
 from pocketbert.errors import UserError
 from pocketbert.files import replacing
@@ -28,17 +29,26 @@ class Teacher:
 
 
 def open_teachers(folders):
-    """The teachers. Their label names must be the same; the order may differ."""
+    """The teachers. Their labels must be the same, in any order and spelling (see data/labels.py)."""
     teachers = []
     for folder in folders:
         model, tokenizer = load_model(folder)
-        names = model.config.label_names
-        wanted = teachers[0].model.config.label_names if teachers else names
-        if sorted(names) != sorted(wanted):
-            raise UserError(f"--teacher {folder} knows the labels {', '.join(names)}, {folders[0]} knows "
-                            f"{', '.join(wanted)}: all teachers of one student must have the same labels")
-        teachers.append(Teacher(folder, model, tokenizer, [names.index(name) for name in wanted]))
+        first = teachers[0].model if teachers else model
+        columns = teacher_columns(folders[0], first.config.label_names, folder, model.config.label_names)
+        teachers.append(Teacher(folder, model, tokenizer, columns))
     return teachers
+
+
+def teacher_columns(first, first_names, folder, names):
+    """[the column of a teacher's logits for each label of the first teacher], or an error that names both."""
+    try:
+        columns = match_labels(first_names, names, source=first)
+    except UserError:
+        columns = []
+    if len(columns) != len(names):
+        raise UserError(f"--teacher {folder} knows the labels {', '.join(names)}, {first} knows "
+                        f"{', '.join(first_names)}: all teachers of one student must have the same labels")
+    return columns
 
 
 def text_digest(text):

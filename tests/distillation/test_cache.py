@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pocketbert.distillation.cache import cached_logits, open_teachers, teacher_logits
+from pocketbert.errors import UserError
 from pocketbert.models.folder import load_model, save_model
 from pocketbert.quantization.export import export_graph
 from small_models import LABELS, TEXTS, random_model
@@ -78,8 +79,20 @@ def test_teacher_that_was_trained_again_or_cleans_texts_differently_is_asked_aga
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-def test_teachers_of_different_labels_are_refused(tmp_path, tokenizer):
-    folders = [saved(tmp_path / "teacher", tokenizer),
-               saved(tmp_path / "binary", tokenizer, label_names=["bad", "good"])]
-    with pytest.raises(ValueError, match="binary knows the labels bad, good"):
-        open_teachers(folders)
+@pytest.mark.parametrize("names", [["bad", "good"], ["negative", "neutral", "positive", "mixed"],
+                                   ["LABEL_0", "LABEL_1", "LABEL_2"]])
+def test_teachers_of_different_labels_are_refused(tmp_path, tokenizer, names):
+    folders = [saved(tmp_path / "teacher", tokenizer), saved(tmp_path / "other", tokenizer, label_names=names)]
+    for order in (folders, folders[::-1]):
+        with pytest.raises(UserError, match="all teachers of one student must have the same labels") as error:
+            open_teachers(order)
+        assert "negative, neutral, positive" in str(error.value) and ", ".join(names) in str(error.value)
+
+
+@pytest.mark.parametrize("names, others, columns", [
+    (LABELS, ["Positive ", "NEGATIVE", "neutral"], [1, 2, 0]), (["0", "1", "2"], ["2.0", "0.0", "1.0"], [1, 2, 0]),
+    (["LABEL_0", "LABEL_1", "LABEL_2"], ["2", "1", "0"], [2, 1, 0])])
+def test_teachers_whose_labels_differ_in_spelling_and_order_are_matched(tmp_path, tokenizer, names, others, columns):
+    folders = [saved(tmp_path / "teacher", tokenizer, label_names=names),
+               saved(tmp_path / "other", tokenizer, label_names=others)]
+    assert [teacher.columns for teacher in open_teachers(folders)] == [[0, 1, 2], columns]
