@@ -29,7 +29,7 @@ from model_utils import load_model, predict
 from pocketbert.cli import add_common_flags, parser_for, positive_int, run_script, unit_interval
 from pocketbert.data.tables import read_texts
 from pocketbert.errors import UserError
-from pocketbert.evaluation.answers import answers, write_answers
+from pocketbert.evaluation.answers import CHUNK_BATCHES, Answerer, check_files, in_chunks, write_answers
 from pocketbert.evaluation.cascade import cascade_predict, choose_threshold
 from pocketbert.evaluation.cascade_report import (
     BULK_TEXTS,
@@ -45,9 +45,10 @@ from pocketbert.evaluation.cascade_report import (
 )
 from pocketbert.evaluation.cascade_report import remarks as cascade_remarks
 from pocketbert.evaluation.metrics import confusion_counts, macro_f1, mcnemar, quality
-from pocketbert.evaluation.opening import encode, model_folders, open_models, runs_on_cpu_only, short_names
+from pocketbert.evaluation.opening import encode_for, model_folders, open_models, runs_on_cpu_only, short_names
 from pocketbert.evaluation.report import remarks, results_table, write_metrics, write_report
 from pocketbert.evaluation.results import ModelResult, Results
+from pocketbert.evaluation.stream import StreamLines
 from pocketbert.hardware import hardware, synchronize
 from pocketbert.models.device import pick_device
 from pocketbert.models.size import count_parameters
@@ -153,11 +154,12 @@ def compare(models, data, split=None, baseline=None, batch_size=32, max_length=1
 
     # 1. Score
     ids = {}
+    cut_texts = {}
     logits = {}
     tokenisation_us = {}
     for model in models:
         start = time.perf_counter()
-        ids[model.name] = encode(model, texts.texts, max_length)
+        ids[model.name], cut_texts[model.name] = encode_for(model, texts.texts, max_length)
         tokenisation_us[model.name] = 1e6 * (time.perf_counter() - start) / len(texts)
         logits[model.name] = predict(model.model, ids[model.name], batch_size, model.tokenizer.pad_id)
 
@@ -177,9 +179,10 @@ def compare(models, data, split=None, baseline=None, batch_size=32, max_length=1
             **difference(labels, predicted[name], predicted[baseline], len(data.label_names)),
             same_label_as_baseline=float((predicted[name] == predicted[baseline]).mean()),
             **speed_columns(name, baseline, one, many, min(32, len(texts))),
-            tokenisation_us=tokenisation_us[name], logits=logits[name]))
+            tokenisation_us=tokenisation_us[name], cut_texts=cut_texts[name], logits=logits[name]))
     results.sort(key=lambda model: (not model.is_baseline, -model.bytes))
-    return Results(data.name, data.fingerprint, split, len(texts), data.label_names, hardware(), results)
+    return Results(data.name, data.fingerprint, split, len(texts), max_length, data.label_names, hardware(),
+                   results)
 
 
 def measure_cascade(small, large, data, max_drop, batch_size=32, max_length=128, timed=64):
@@ -192,13 +195,16 @@ def measure_cascade(small, large, data, max_drop, batch_size=32, max_length=128,
 
     # 1. The threshold, on texts of its own
     rows = range(len(choosing))
-    small_logits = score_rows(small, encode(small, choosing.texts, max_length), batch_size, rows)
-    large_logits = score_rows(large, encode(large, choosing.texts, max_length), batch_size, rows)
+    small_ids, _ = encode_for(small, choosing.texts, max_length)
+    large_ids, _ = encode_for(large, choosing.texts, max_length)
+    small_logits = score_rows(small, small_ids, batch_size, rows)
+    large_logits = score_rows(large, large_ids, batch_size, rows)
     threshold, share, chosen_f1 = choose_threshold(small_logits, large_logits, choosing.labels, max_drop)
     large_f1 = macro_f1(confusion_counts(np.array(choosing.labels), large_logits.argmax(-1).numpy(), num_labels))
 
     # 2. The scores, on the other texts
-    small_ids, large_ids = encode(small, measuring.texts, max_length), encode(large, measuring.texts, max_length)
+    small_ids, _ = encode_for(small, measuring.texts, max_length)
+    large_ids, _ = encode_for(large, measuring.texts, max_length)
     ask_small = partial(score_rows, small, small_ids, batch_size)
     ask_large = partial(score_rows, large, large_ids, batch_size)
     rows = range(len(measuring))
@@ -325,22 +331,30 @@ def main_cascade(argv):
 def main_predict(argv):
     """Label texts: those on the command line, of a file, or of standard input."""
     args = parse_predict_args(argv)
-    model, tokenizer = load_model(args.model)
-    model.to("cpu" if runs_on_cpu_only(model.config.hf) else pick_device(args.device, quiet=True))
     if args.texts and args.input is not None:
         raise UserError("give texts or --input FILE, not both")
-    if args.input is not None and not (Path(args.input).exists() and not Path(args.input).is_dir()):
-        raise FileNotFoundError(f"--input {args.input!r} is not a file")
+    check_files(args.input, args.out)
     if not args.texts and args.input is None and sys.stdin.isatty():
         raise UserError("nothing to label: give texts, --input FILE, or lines on standard input")
+    model, tokenizer = load_model(args.model)
+    model.to("cpu" if runs_on_cpu_only(model.config.hf) else pick_device(args.device, quiet=True))
+    more_is_ready = None
     if args.texts:
         rows = ((i, text, None) for i, text in enumerate(args.texts))
-    else:
+    elif args.input is not None:
         rows = read_texts(args.input, args.text)
-    errors = write_answers(answers(model, tokenizer, rows, args.batch_size, args.max_length), args.out)
-    if errors:
-        print(f"{errors} of the rows: no text, so \"error\" in place of a label", file=sys.stderr)
-    return errors
+    else:
+        lines = StreamLines(sys.stdin.buffer)
+        rows = read_texts(None, args.text, lines=lines)
+        more_is_ready = lines.ready
+    answerer = Answerer(model, tokenizer, args.batch_size, args.max_length)
+    chunks = in_chunks(rows, CHUNK_BATCHES * args.batch_size, more_is_ready)
+    is_complete = write_answers(answerer, chunks, args.out)
+    if is_complete and answerer.without_text:
+        print(f"{answerer.without_text} of the rows: no text, so \"error\" in place of a label", file=sys.stderr)
+    if is_complete and answerer.cut:
+        print(f"{answerer.cut} of the texts: cut at {answerer.max_length} tokens", file=sys.stderr)
+    return answerer.without_text
 
 
 if __name__ == "__main__":

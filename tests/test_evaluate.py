@@ -21,7 +21,7 @@ from sklearn.metrics import f1_score
 import evaluate
 from pocketbert.cli import run_script
 from pocketbert.data.splits import Dataset, Split
-from pocketbert.evaluation.answers import answers as answers_to
+from pocketbert.errors import UserError
 from pocketbert.evaluation.opening import OpenModel
 from pocketbert.evaluation.report import results_table
 from pocketbert.files import read_json
@@ -132,6 +132,7 @@ def compare_sleepers(monkeypatch, texts=100, timed=8, **options):
         clock[0] += 7e-6 * len(texts)
         return [[0, int(text)] for text in texts]
     tokenize.pad_id = 0
+    tokenize.suffix = []
     models = [OpenModel("slow", "slow", Sleeper(clock, 0.002, 90, 30), tokenize, 1_000_000, 500, None),
               OpenModel("base", "base", Sleeper(clock, 0.001, 60, 50), tokenize, 3_000_000, 500, None)]
     split = Split([str(i) for i in range(texts)], [i % 3 for i in range(texts)])
@@ -364,13 +365,6 @@ def test_answers_depend_neither_on_chunks_nor_on_batches(ask, model_folder, tmp_
         check(ask("--input", tmp_path / "mine.txt", "--batch-size", batch_size), model_folder, texts)
 
 
-def test_rows_are_read_chunk_by_chunk_and_not_all_at_once(model_folder):
-    model, tokenizer = load_model(model_folder)
-    rows = ((i, text, None) for i, text in enumerate(many_texts(200)))
-    next(answers_to(model, tokenizer, rows, batch_size=1, max_length=40))
-    assert len(list(rows)) == 200 - 64
-
-
 WILD_JSONL = [  # a line of the file, and the words of its error object; None: it gets a label
     (b'{"text": "good"}', None), (b"3", "not a string but 3"), (b"null", "not a string but null"),
     (b"[1, 2]", r"not a string but \[1, 2\]"), (b'{"text": 5}', "not a string but 5"), (b"NaN", "not a string but NaN"),
@@ -424,6 +418,40 @@ def test_predict_answers_raw_bytes_from_a_pipe_with_exit_code_0(model_folder, as
     assert ["error" in answer for answer in answers] == [False, False, True, False, False, False, False]
     assert alike(answers[0], ask("good")[0]) and alike(answers[-1], ask("last")[0])
     assert done.stderr.decode().splitlines() == ['1 of the rows: no text, so "error" in place of a label']
+
+
+def test_predict_answers_each_line_of_a_pipe_that_stays_open(model_folder, ask):
+    """As in `tail -f x | python evaluate.py predict`: each answer is read before the next line is written."""
+    command = [sys.executable, SCRIPT, "predict", "--model", model_folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        answers = []
+        for line in (b"good\n", b"not a good phone :(\n", b"\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            answers.append(json.loads(process.stdout.readline()))
+        rest, _ = process.communicate(b"one\ntwo\nhalf a line")
+    assert process.returncode == 0 and len(rest.splitlines()) == 3
+    for answer, text in zip(answers, ("good", "not a good phone :(", ""), strict=True):
+        assert alike(answer, ask(text)[0])
+
+
+def test_predict_counts_the_texts_that_were_cut(model_folder, capsys):
+    evaluate.main(["predict", "--model", model_folder, "--max-length", "5", "a", "a b c", "a b c d",
+                   "a " * 99])
+    assert capsys.readouterr().err == "2 of the texts: cut at 5 tokens\n"
+
+
+@pytest.mark.parametrize("out", ["in.jsonl", "./in.jsonl", "link.jsonl", "hard.jsonl", "folder/../in.jsonl"])
+def test_predict_never_overwrites_its_input(out, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("in.jsonl").write_text('{"text": "mine"}\n')
+    Path("link.jsonl").symlink_to("in.jsonl")
+    os.link("in.jsonl", "hard.jsonl")
+    Path("folder").mkdir()
+    for source in ("in.jsonl", tmp_path / "in.jsonl", "link.jsonl"):
+        with pytest.raises(UserError, match="is the file that --input reads"):
+            evaluate.main(["predict", "--model", model_folder, "--input", source, "--out", out])
+    assert Path("in.jsonl").read_text() == '{"text": "mine"}\n' and Path("link.jsonl").is_symlink()
 
 
 def test_a_reader_that_has_seen_enough_breaks_nothing(model_folder, tmp_path):

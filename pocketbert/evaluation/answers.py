@@ -1,42 +1,77 @@
-"""Label new texts: rows in, one JSON object a row out, in constant memory."""
+"""Label new texts: rows in, one JSON object a row out, as soon as a row is there and in bounded memory.
+
+    rows -> chunks (in_chunks) -> answers to each chunk (Answerer) -> lines of JSON, flushed after each chunk
+
+A chunk ends when no more input is waiting, so a pipe that stays open (`tail -f x | ...`) gets each answer at once,
+while a file or a fast pipe is scored in chunks that are sorted by length.
+"""
 
 import contextlib
 import json
 import os
 import sys
-from itertools import islice
 from pathlib import Path
 
 from pocketbert.errors import UserError
+from pocketbert.evaluation.encoding import encode
 from pocketbert.models.predict import predict
 
-CHUNK_BATCHES = 64          # batches whose texts are read, sorted by length and scored together
+CHUNK_BATCHES = 64          # batches whose texts are read, sorted by length and scored together, at most
+CHUNK_CHARACTERS = 1_000_000    # of the texts of a chunk; with one more text the chunk ends
 
 
-def answers(model, tokenizer, rows, batch_size, max_length):
-    """Yields one dictionary a row, in order: {"label", "probabilities"}, or {"error"} for a row without a text.
+def in_chunks(rows, most_rows, more_is_ready=None):
+    """Lists of at most most_rows rows with at most CHUNK_CHARACTERS characters (or one row).
 
-    rows: (row, text, problem) as tables.read_texts yields them. They are read in chunks of CHUNK_BATCHES batches, so
-    that a file of any size fits into memory.
+    rows: (row, text, problem) as tables.read_texts yields them
+    more_is_ready: a function that tells whether another row can be read without waiting; None: it always can
     """
-    rows = iter(rows)
-    while chunk := list(islice(rows, CHUNK_BATCHES * batch_size)):
-        yield from answer_chunk(model, tokenizer, chunk, batch_size, max_length)
+    chunk = []
+    characters = 0
+    for row in rows:
+        chunk.append(row)
+        characters += len(row[1] or "")
+        is_full = len(chunk) == most_rows or characters >= CHUNK_CHARACTERS
+        if is_full or more_is_ready is not None and not more_is_ready():
+            yield chunk
+            chunk = []
+            characters = 0
+    if chunk:
+        yield chunk
 
 
-def answer_chunk(model, tokenizer, chunk, batch_size, max_length):
-    """The answers to a list of rows."""
-    names = model.config.label_names
-    texts = [text for _, text, problem in chunk if problem is None]
-    ids = tokenizer(texts, min(max_length, model.config.max_length))
-    probabilities = iter(predict(model, ids, batch_size, tokenizer.pad_id).softmax(-1).tolist())
-    for _, _, problem in chunk:
-        if problem is not None:
-            yield {"error": problem}
-            continue
-        row = next(probabilities)
-        yield {"label": names[row.index(max(row))],
-               "probabilities": {name: round(p, 6) for name, p in zip(names, row, strict=True)}}
+class Answerer:
+    """Answers chunks of rows, and counts the rows without a text and the texts that were cut.
+
+    model, tokenizer: as load_model returns them    max_length: tokens kept of a text
+    """
+
+    def __init__(self, model, tokenizer, batch_size, max_length):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.max_length = min(max_length, model.config.max_length)
+        self.without_text = 0
+        self.cut = 0
+
+    def answer(self, chunk):
+        """One dictionary a row, in order: {"label", "probabilities"}, or {"error"} for a row without a text."""
+        names = self.model.config.label_names
+        texts = [text for _, text, problem in chunk if problem is None]
+        ids, cut = encode(self.tokenizer, texts, self.max_length)
+        logits = predict(self.model, ids, self.batch_size, self.tokenizer.pad_id)
+        probabilities = iter(logits.softmax(-1).tolist())
+        self.cut += cut
+        self.without_text += len(chunk) - len(texts)
+        answers = []
+        for _, _, problem in chunk:
+            if problem is not None:
+                answers.append({"error": problem})
+                continue
+            row = next(probabilities)
+            answers.append({"label": names[row.index(max(row))],
+                            "probabilities": {name: round(p, 6) for name, p in zip(names, row, strict=True)}})
+        return answers
 
 
 @contextlib.contextmanager
@@ -63,18 +98,28 @@ def writing(name):
         temporary.unlink(missing_ok=True)
 
 
-def write_answers(rows, out):
-    """Write each answer as a line of JSON to the file named `out` (None: standard output).
+def check_files(source, out):
+    """Raise before the work if the file to read is missing, or is also the file to write."""
+    if source is None:
+        return
+    if not Path(source).exists() or Path(source).is_dir():
+        raise FileNotFoundError(f"--input {source!r} is not a file")
+    if out is not None and Path(out).is_file() and os.path.samefile(source, out):
+        raise UserError(f"--out {out} is the file that --input reads, which would be lost; name another file")
 
-    Returns how many rows had no text. A reader that closes the pipe (`| head`) ends the writing without an error.
+
+def write_answers(answerer, chunks, out):
+    """Write each answer as a line of JSON to the file named `out` (None: standard output), flushed after each chunk.
+
+    Returns whether all were written: a reader that closes the pipe (`| head`) ends the writing without an error.
     """
-    errors = 0
     try:
         with writing(out) as file:
-            for answer in rows:
-                errors += "error" in answer
-                file.write(json.dumps(answer, ensure_ascii=not out) + "\n")
-            file.flush()
+            for chunk in chunks:
+                for answer in answerer.answer(chunk):
+                    file.write(json.dumps(answer, ensure_ascii=not out) + "\n")
+                file.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return errors
+        return False
+    return True

@@ -7,6 +7,7 @@ import torch
 
 from pocketbert.data.tokenizer import Tokenizer
 from pocketbert.errors import UserError
+from pocketbert.evaluation.encoding import encode
 from pocketbert.files import read_json
 from pocketbert.models.device import pick_device
 from pocketbert.models.folder import load_model
@@ -80,6 +81,6 @@ def open_one(folder, name, device):
     return OpenModel(name, str(folder), model, tokenizer, size["model"], size["tokenizer"], history)
 
 
-def encode(model, texts, max_length):
-    """Token ids of the texts for an OpenModel, special tokens included, at most max_length each."""
-    return model.tokenizer(texts, min(max_length, model.model.config.max_length))
+def encode_for(model, texts, max_length):
+    """(token ids of the texts for an OpenModel, at most max_length each; how many texts were cut)."""
+    return encode(model.tokenizer, texts, min(max_length, model.model.config.max_length))

@@ -60,6 +60,10 @@ def remarks(results):
     lines = [f"{scored_texts(results)}.",
              f"Times: {hardware_line(results.hardware)}; medians, the models in turn; without tokenisation, which "
              f"takes {models[0].tokenisation_us:.0f} µs a text."]
+    cut = [f"{model.name} {model.cut_texts:,}" for model in models if model.cut_texts]
+    if cut:
+        lines.append(f"Texts that were cut at {results.max_length} tokens (or at the model's own limit): "
+                     f"{', '.join(cut)}.")
     for model in models:
         if model.answers_one_class:
             lines.append(f"WARNING: {model.name} answers one class for every text.")

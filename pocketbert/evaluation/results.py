@@ -40,6 +40,7 @@ class ModelResult:
     speedup_32: float
     texts_per_second: float             # in batches of 32
     tokenisation_us: float              # microseconds per text
+    cut_texts: int                      # longer than max_length tokens, so that their end was not read
     # Not written to results.csv
     history: list | None = None         # per epoch, from run.json
     logits: torch.Tensor | None = field(default=None, repr=False)  # (texts, num_labels); in no file
@@ -63,6 +64,7 @@ class Results:
     fingerprint: str                    # hash of its texts and labels
     split: str                          # "test" or "validation"
     texts: int                          # how many texts were scored
+    max_length: int                     # tokens kept of a text
     label_names: list[str]
     hardware: dict
     models: list[ModelResult]           # the baseline first, then from the largest file to the smallest
