@@ -195,7 +195,7 @@ def main(argv=None, after_epoch=None):
     prunes_units = budgets or args.heads is not None or args.ffn is not None
     model, tokenizer = open_trainable(args.model, args.dropout, args.freeze, device)
     if (prunes_units or args.layers) and not isinstance(model, Encoder):
-        raise UserError(f"{args.model} has no heads and no layers to prune: give it --vocab, or `prune.py weights`")
+        raise UserError(f"{args.model} has neither heads nor layers to prune: give it --vocab, or `prune.py weights`")
     data = align_labels(open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed),
                         model.config.label_names)
     max_length = min(args.max_length, model.config.max_length)

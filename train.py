@@ -119,12 +119,12 @@ def main(argv=None, after_epoch=None):
 
 def next_command(model, folder, data):
     """The pruning that suits the model."""
-    command = f"python prune.py --model {folder} {data} --out {folder}-pruned"
+    arguments = f"--model {folder} {data} --out {folder}-pruned"
     if isinstance(model, Encoder):
-        return f"{command} --heads 0.5 --ffn 0.5"
+        return f"python prune.py {arguments} --heads 0.5 --ffn 0.5"
     if model.config.ngrams == 1:
-        return f"{command} --vocab 2"
-    return f"{command} --sparsity 0.5 --method magnitude --also embeddings"
+        return f"python prune.py {arguments} --vocab 2"
+    return f"python prune.py weights {arguments} --sparsity 0.5 --method magnitude --include embeddings"
 
 
 if __name__ == "__main__":

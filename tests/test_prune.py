@@ -16,7 +16,8 @@ from data_utils import load_dataset
 from pocketbert.errors import UserError
 from pocketbert.models.folder import load_model, save_model
 from pocketbert.models.size import file_bytes
-from small_models import LABELS, TEXTS, random_model
+from pocketbert.pruning.cost import mac_cost
+from small_models import LABELS, TEXTS, random_model, small_config
 
 FAMILIES = ["bert", "roberta", "distilbert"]
 
@@ -42,6 +43,22 @@ def run(make_teacher, tmp_path):
         argv = [*program, "--model", folder, "--out", out, "--data", data, *map(str, flags)]
         return prune.main(argv), out
     return prune_it
+
+
+@pytest.mark.parametrize("flags, heads, neurons", [(["--heads", 0.5, "--ffn", 0.25], [10, 8, 6], [54, 36, 18]),
+                                                   (["--flops", 0.6], None, None)])
+def test_pruning_in_steps_takes_equal_parts_and_recovers_after_each(flags, heads, neurons, run):
+    result, out = run(*flags, "--steps", 3, "--epochs", 1, "--patience", 9)
+    steps = result["pruning"]["steps"]
+    assert len(result["history"]) == 3 and len(steps) == 3
+    assert steps[-1]["heads"] == load_model(out)[0].config.num_heads
+    if heads:
+        assert [sum(step["heads"]) for step in steps] == heads
+        assert [sum(step["neurons"]) for step in steps] == neurons
+    else:  # each step spends a third of what goes, as far as whole heads and 8 of 24 neurons allow
+        cost = mac_cost(small_config(), 10)
+        spent = [cost.total(step["heads"], step["neurons"]) / cost.total([4] * 3, [24] * 3) for step in steps]
+        assert spent[0] > spent[1] > spent[2] and spent[0] == pytest.approx(1 - 0.4 / 3, abs=0.1)
 
 
 @pytest.mark.parametrize("importance", list(prune.IMPORTANCE))
@@ -159,7 +176,7 @@ def test_bag_of_ngrams_keeps_its_vocabulary_because_its_hashes_depend_on_it(make
 def test_a_model_without_heads_is_sent_to_the_flags_that_suit_it(make_teacher, tmp_path):
     _, data = make_teacher()
     train.main(["--model", "bag:hidden=8,embedding=8", "--out", str(tmp_path / "bag"), "--data", data, "--epochs", "1"])
-    with pytest.raises(UserError, match="no heads and no layers"):
+    with pytest.raises(UserError, match="neither heads nor layers"):
         prune.main(["--model", str(tmp_path / "bag"), "--out", str(tmp_path / "o"), "--data", data, "--heads", "0.5"])
 
 

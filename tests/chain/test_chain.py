@@ -16,7 +16,7 @@ import quantize
 import train
 from pocketbert.cli import run_script
 from pocketbert.models.folder import save_model
-from pocketbert.models.recurrent import RECURRENT_KINDS
+from pocketbert.models.recurrent_config import RECURRENT_KINDS
 from pocketbert.models.size import file_bytes
 from small_models import LABELS, TEXTS, random_model
 
@@ -232,8 +232,8 @@ def test_recurrent_models_go_through_every_verb(kind, tmp_path):
     data, folder = ["--data", str(tmp_path / "mine.csv")], str(tmp_path / "m")
     train.main(["--model", f"{kind}:hidden=8,embedding=16", "--out", folder, "--epochs", "1", *data])
     prune.main(["--model", folder, "--out", folder + "-v", "--vocab", "2", *data])
-    prune.main(["--model", folder, "--out", folder + "-s", "--sparsity", "0.6", "--method", "magnitude", "--also",
-                "embeddings", *data])
+    prune.main(["weights", "--model", folder, "--out", folder + "-s", "--sparsity", "0.6", "--method", "magnitude",
+                "--include", "embeddings", *data])
     for method in ("dynamic", "clusters"):
         quantize.main(["--model", folder, "--out", f"{folder}-{method}", "--method", method, "--force", *data])
     folders = [folder, *(f"{folder}-{name}" for name in ("v", "s", "dynamic", "clusters"))]

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from pocketbert.pruning.choose import (
     layers_to_keep,
     least_harmful_layers,
 )
-from pocketbert.pruning.cost import mac_cost
+from pocketbert.pruning.cost import Cost, mac_cost
 from small_models import random_model
 
 
@@ -57,6 +58,18 @@ def test_choice_fills_the_budget_and_never_exceeds_it(share):
     assert all(h.sum() >= 1 for h in heads) and all(n.sum() >= 1 for n in neurons)
     kept, gone = neurons[0].bool(), ~neurons[0].bool()
     assert not gone.any() or importance[1][0][kept].min() > importance[1][0][gone].max()
+
+
+def test_of_two_units_of_equal_importance_the_cheaper_one_stays():
+    def curves(*costs):
+        return [(np.array([0, 2]), np.array([0, 2 * cost])) for cost in costs]
+    importance = ([torch.ones(2), torch.ones(2)], [torch.ones(2), torch.ones(2)])
+    cost = Cost(curves(10, 1), curves(1e-3, 1e-3), fixed=0.0, unit="MACs")  # the heads of layer 0 are expensive
+    heads, _ = keep_within(importance, cost, budget=10 + 2 + 0.1)  # one of them, and both of layer 1
+    assert [int(mask.sum()) for mask in heads] == [1, 2]
+    cost = Cost(curves(1, 10), curves(1e-3, 1e-3), fixed=0.0, unit="MACs")  # the order of the layers has no part in it
+    heads, _ = keep_within(importance, cost, budget=10 + 2 + 0.1)
+    assert [int(mask.sum()) for mask in heads] == [2, 1]
 
 
 def test_neurons_under_a_budget_are_multiples_of_round_to():

@@ -2,7 +2,7 @@
 
 import torch
 
-from pocketbert.data.batching import batches
+from pocketbert.data.batching import Batch, batches
 from pocketbert.models.surgery import slice_model
 from pocketbert.pruning.choose import keep_most_important
 from pocketbert.pruning.reconstruct import rearrange_mask, reconstruct
@@ -50,3 +50,26 @@ def test_refit_of_an_unpruned_model_changes_nothing(padded_batch):
     same = slice_model(model, [torch.ones(4)] * 3, [torch.ones(24)] * 3)
     reconstruct(same, model, list(batches([[2, 7, 9, 3], [2, 30, 3]], [0, 1], 2, pad_id=0)))
     torch.testing.assert_close(same(*padded_batch), model(*padded_batch), atol=1e-4, rtol=1e-4)
+
+
+def test_padding_has_no_part_in_the_reconstruction():
+    """Texts of many lengths in padded batches give the weights that the same texts give one at a time."""
+    model = random_model(layers=3, heads=4, neurons=32, std=0.2)
+    torch.manual_seed(0)
+    ids = [torch.randint(5, 60, (n,)).tolist() for n in torch.randint(2, 20, (48,)).tolist()]
+    ids = [ids[i] for i in torch.randperm(48)]
+    pad_id = 17  # not a vector of zeros: padding that entered would matter
+    rows = [torch.tensor(row) for row in ids]
+    padded = []
+    for start in range(0, 48, 12):  # unsorted, so that there is much padding
+        lengths = torch.tensor([len(row) for row in rows[start:start + 12]])
+        input_ids = torch.nn.utils.rnn.pad_sequence(rows[start:start + 12], batch_first=True, padding_value=pad_id)
+        mask = (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long()
+        padded.append(Batch(input_ids, mask, None, list(range(start, start + 12))))
+    alone = list(batches(ids, None, 1, pad_id))
+    masks = [torch.tensor([1., 1, 1, 0])] * 3, [(torch.arange(32) < 20).float()] * 3
+    one, two = slice_model(model, *masks), slice_model(model, *masks)
+    errors = reconstruct(one, model, padded), reconstruct(two, model, alone)
+    torch.testing.assert_close(torch.tensor(errors[0]), torch.tensor(errors[1]), rtol=1e-3, atol=1e-6)
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(weight, two.state_dict()[name], rtol=1e-3, atol=1e-3)
