@@ -306,8 +306,8 @@ def main(argv=None, after_epoch=None):
     # 2. Texts without a label, and what the teachers say of all texts
     sources = [(f"--unlabelled {name}", read_unlabelled(name, args.data_dir)) for name in args.unlabelled]
     if args.augment:
-        sources.append((f"--augment {args.augment}", augmented_texts(data.train.texts, args.augment, args.seed,
-                                                                     args.augment_with, teachers[0])))
+        augmented = augmented_texts(data.train.texts, args.augment, args.seed, args.augment_with, teachers[0])
+        sources.append((f"--augment {args.augment}", augmented))
     unlabelled = new_texts(sources, data)
     texts = data.train.texts + unlabelled
     labels = list(data.train.labels) + [-1] * len(unlabelled)
@@ -375,15 +375,15 @@ def main(argv=None, after_epoch=None):
             for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
                 for batch in group:
                     batch = batch.to(device)
-                    soft_targets = train.teacher_logits[batch.index].to(device)
+                    batch_teacher_logits = train.teacher_logits[batch.index].to(device)
                     with autocast(device, args.bf16):
                         if inner_losses is None:
                             student_logits = student(batch.input_ids, batch.attention_mask)
                             inner_loss = 0.0
                         else:
                             student_logits, inner_loss = inner_losses(student, teacher, batch)
-                        loss = loss_function(student_logits, soft_targets, batch.labels, args.temperature, alpha)
-                        loss = loss + inner_loss
+                        loss = inner_loss + loss_function(student_logits, batch_teacher_logits, batch.labels,
+                                                          args.temperature, alpha)
                     (loss / len(group)).backward()
                     log.batch(loss)
                 torch.nn.utils.clip_grad_norm_(trained.parameters(), args.max_grad_norm or math.inf)
