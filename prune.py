@@ -284,7 +284,7 @@ def main(argv=None, after_epoch=None):
         scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
         for epoch in log.epochs():
             model.train()
-            shuffled = batches(train_ids, targets, args.batch_size, tokenizer.pad_id, shuffle_seed=args.seed + epoch)
+            shuffled = batches(train_ids, targets, args.batch_size, tokenizer.pad_id, shuffle_seed=(args.seed, epoch))
             for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
                 for batch in group:
                     batch = batch.to(device)
@@ -427,7 +427,7 @@ def main_weights(argv, after_epoch=None):
         scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
     for epoch in log.epochs():
         model.train()
-        shuffled = batches(train_ids, targets, args.batch_size, tokenizer.pad_id, shuffle_seed=args.seed + epoch)
+        shuffled = batches(train_ids, targets, args.batch_size, tokenizer.pad_id, shuffle_seed=(args.seed, epoch))
         for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
             for batch in group:
                 batch = batch.to(device)

@@ -12,7 +12,7 @@ import evaluate
 import prune
 import quantize
 import train
-from data_utils import load_dataset
+from data_utils import batches, load_dataset
 from pocketbert.errors import UserError
 from pocketbert.models.folder import load_model, save_model
 from pocketbert.models.size import file_bytes
@@ -199,3 +199,16 @@ def test_without_time_left_later_steps_prune_but_do_not_train(run, capsys):
     result, out = run("--heads", 0.5, "--steps", 3, "--epochs", 5, "--minutes", 1e-9)
     assert len(result["history"]) == 1 and sum(load_model(out)[0].config.num_heads) == 6
     assert capsys.readouterr().out.count("are over: no recovery") == 2
+
+
+@pytest.mark.parametrize("program, flags", [([], ["--layers", "0,1,2"]),
+                                            (["weights"], ["--sparsity", 0, "--method", "magnitude"])])
+def test_seeds_do_not_share_their_shuffles(program, flags, run, monkeypatch):
+    """The second epoch of one seed is not the first epoch of the next one."""
+    seen = []
+    monkeypatch.setattr(prune, "batches", lambda *args, shuffle_seed=None: (
+        seen.append(shuffle_seed), batches(*args, shuffle_seed=shuffle_seed))[1])
+    for seed in (0, 1):
+        run(*flags, "--epochs", 2, "--seed", seed, program=program)
+    trained = [seed for seed in seen if seed is not None]
+    assert len(set(trained)) == len(trained) == 4
