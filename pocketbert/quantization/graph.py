@@ -27,6 +27,7 @@ import contextlib
 import importlib
 import io
 import logging
+import platform
 import sys
 import warnings
 from pathlib import Path
@@ -34,6 +35,7 @@ from pathlib import Path
 import torch
 
 from pocketbert.errors import UserError
+from pocketbert.hardware import hardware
 
 OPENVINO_FILES = ("openvino_model.xml", "openvino_model.bin")
 
@@ -60,6 +62,16 @@ def graph_inputs(input_ids, attention_mask=None):
         attention_mask = torch.ones_like(input_ids)
     return {name: tensor.long().cpu().numpy()
             for name, tensor in zip(INPUTS, (input_ids, attention_mask), strict=True)}
+
+
+def products_overflow():
+    """Does this processor add pairs of int8 products in 16 bits, where two large ones overflow? (x86 without VNNI)
+
+    Weights of 7 bits avoid that. The exported file keeps the choice, so export on the kind of processor that will run
+    the graph: the error of 7 bits is a little larger, that of overflows is much larger.
+    """
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return is_x86 and "vnni" not in hardware()["instructions"]
 
 
 def require(format_name, packages):

@@ -1,23 +1,14 @@
 """ONNX Runtime: dynamic int8, fusion, running."""
 
-import platform
-
 import torch
 
-from pocketbert.hardware import hardware
-
-
-def products_overflow():
-    """Does this processor add pairs of int8 products in 16 bits, where two large ones overflow? (x86 before VNNI)"""
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return is_x86 and "vnni" not in hardware()["instructions"]
+from pocketbert.quantization.graph import products_overflow
 
 
 def quantize_onnx(plain, target):
     """int8 for every matrix and embedding table outside the head, uint8 for the activations.
 
-    Where products overflow the weights get 7 bits (reduce_range). The file keeps that choice, so export on the kind
-    of processor that will run it.
+    Where products overflow the weights get 7 bits (reduce_range).
     The plain graph is quantized, not the fused one: int8 after the fusion of attention was a fifth slower at batch 32.
     """
     import onnx

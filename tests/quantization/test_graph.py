@@ -11,7 +11,7 @@ import torch
 
 from pocketbert.models.encoder import Attention
 from pocketbert.quantization.export import export_graph
-from pocketbert.quantization.graph import GRAPH_FILES, graph_files, open_runtime
+from pocketbert.quantization.graph import GRAPH_FILES, graph_files, open_runtime, products_overflow
 from small_models import random_model
 
 FP32 = ["onnx", "onnx-optimized", "openvino"]
@@ -134,13 +134,28 @@ def test_openvino_int8_leaves_the_head_in_fp32(exported):
 
 
 @pytest.mark.parametrize("instructions, largest", [(["avx2"], 64), (["vnni"], 127)])
-def test_weights_have_seven_bits_where_the_processor_adds_in_sixteen(instructions, largest, tmp_path, monkeypatch):
-    import onnx
-    monkeypatch.setattr("pocketbert.quantization.onnx.hardware", lambda: {"instructions": instructions})
+@pytest.mark.parametrize("format_name", ["onnx-int8", "openvino-int8"])
+def test_weights_have_seven_bits_where_the_processor_adds_in_sixteen(format_name, instructions, largest, tmp_path,
+                                                                     monkeypatch):
+    monkeypatch.setattr("pocketbert.quantization.graph.hardware", lambda: {"instructions": instructions})
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    export_graph(random_model(layers=1), "onnx-int8", tmp_path)
-    tensors = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "model.onnx").graph.initializer]
-    assert max(abs(t.astype(int)).max() for t in tensors if t.dtype == "int8" and t.ndim == 2) == largest
+    export_graph(random_model(layers=1), format_name, tmp_path, [batch([5, 3])])
+    if format_name == "onnx-int8":
+        onnx = importlib.import_module("onnx")
+        tensors = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "model.onnx").graph.initializer]
+    else:
+        graph = importlib.import_module("openvino").Core().read_model(tmp_path / "openvino_model.xml")
+        tensors = [op.data for op in graph.get_ops() if op.get_type_name() == "Constant"]
+    # of embeddings, which have 60, 40 and 2 rows, nothing is added up
+    multiplied = [t for t in tensors if t.dtype == "int8" and t.ndim == 2 and len(t) not in (60, 40, 2)]
+    assert multiplied and max(abs(t.astype(int)).max() for t in multiplied) == largest
+
+
+def test_arm_processors_do_not_overflow(monkeypatch):
+    monkeypatch.setattr("pocketbert.quantization.graph.hardware", lambda: {"instructions": []})
+    for machine, expected in (("x86_64", True), ("AMD64", True), ("aarch64", False), ("arm64", False)):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        assert products_overflow() is expected
 
 
 def test_only_dynamic_int8_depends_on_batch_mates(exported):
