@@ -2,13 +2,19 @@
 
 USUAL_TEXT = ["text", "sentence", "tweet", "utt", "review", "content"]
 USUAL_LABEL = ["label_text", "label", "sentiment", "intent", "class", "category"]
+LESS_USUAL_LABEL = ["labels", "target", "y"]  # if there is none of the others
 
 
 def choose_columns(columns, text=None, labels=(None,), need_label=True):
     """(text column, label columns) by the wanted names or, for None, by the usual ones; None if it is not clear."""
     text_column = find_column(columns, text, USUAL_TEXT)
-    label_columns = [find_column(columns, label, USUAL_LABEL) for label in labels]
-    label_columns = [column for column in label_columns if column is not None]
+    label_columns = []
+    for label in labels:
+        column = find_column(columns, label, USUAL_LABEL)
+        if column is None and not any(c.casefold() in USUAL_LABEL for c in columns):
+            column = find_column(columns, label, LESS_USUAL_LABEL)
+        if column is not None:
+            label_columns.append(column)
     if text_column is None or need_label and not label_columns:
         return None
     return text_column, label_columns

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import re
 import zlib
 
@@ -24,8 +25,8 @@ def detect_encoding(path):
     invalid = 0
     with open_bytes(path) as file:
         for number, line in enumerate(file):
-            if number == 0 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                return "utf-16", None
+            if number == 0 and encoding_by_mark(line):
+                return encoding_by_mark(line), None
             if not line.isascii():
                 beyond_ascii += 1
                 try:
@@ -38,6 +39,17 @@ def detect_encoding(path):
                       "read as cp1252")
 
 
+def encoding_by_mark(line):
+    """The encoding that the first bytes of a file tell: by a byte order mark, or by a NUL in each ASCII character."""
+    if line.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "utf-32"
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if len(line) > 3 and line.count(0) * 2 >= len(line) - 2:
+        return "utf-16-be" if line[0] == 0 else "utf-16-le"
+    return None
+
+
 def text_lines(path, notes):
     """The lines of a file, in constant memory, split at \\n alone: texts hold \\r, U+2028 and the like.
 
@@ -48,19 +60,20 @@ def text_lines(path, notes):
         encoding, note = detect_encoding(path)
         if note and note not in notes:
             notes.append(note)
-        errors = "replace" if encoding == "utf-16" else "surrogateescape"
+        errors = "replace" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
         with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding, errors=errors, newline="\n") as lines:
-            yield from lines
+            for line in lines:  # a second mark, or the one of a file that was appended to another, is no text
+                yield line.lstrip("\ufeff")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
 
 
 class NumberedLines:
-    """An iterator over lines that knows the number of the line it gave last."""
+    """An iterator over lines that knows the number of the line it gave last. start: the number before the first one."""
 
-    def __init__(self, lines):
+    def __init__(self, lines, start=0):
         self.lines = iter(lines)
-        self.number = 0
+        self.number = start
 
     def __iter__(self):
         return self
@@ -69,3 +82,8 @@ class NumberedLines:
         line = next(self.lines)
         self.number += 1
         return line
+
+    def push_back(self, lines):
+        """Give these lines, the last ones that were taken, once more."""
+        self.lines = itertools.chain(lines, self.lines)
+        self.number -= len(lines)

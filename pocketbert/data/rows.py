@@ -1,13 +1,14 @@
 """The labelled rows of one file: which are used, which are left out, and why."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pocketbert.data.columns import choose_columns, no_column
 from pocketbert.data.labels import is_given
 from pocketbert.data.lines import BROKEN
+from pocketbert.data.problems import Problem, Tally
 from pocketbert.data.splits import SPLITS
-from pocketbert.data.tables import Problem, read_records
+from pocketbert.data.tables import read_records
 from pocketbert.errors import UserError
 
 FILE_KINDS = [".csv", ".tsv", ".jsonl", ".json"]  # each also with .gz
@@ -38,22 +39,6 @@ class Wanted:
 
     def choose(self, columns):
         return choose_columns(columns, self.text, self.labels, self.need_label)
-
-
-@dataclass
-class Tally:
-    """Counts rows by what is wrong with them, and remembers the first one of each kind."""
-
-    counts: dict = field(default_factory=dict)  # (what, fate) -> number of rows
-    first: dict = field(default_factory=dict)   # (what, fate) -> where the first one is
-
-    def add(self, where, what, fate="left out"):
-        self.counts[what, fate] = self.counts.get((what, fate), 0) + 1
-        self.first.setdefault((what, fate), where)
-
-    def notes(self, name):
-        return [f"{count:,} row{'s' * (count > 1)} of {name} {what} (first: {self.first[what, fate]}): {fate}"
-                for (what, fate), count in self.counts.items()]
 
 
 def read_split(path, wanted, notes):

@@ -64,7 +64,7 @@ def test_emotion_is_split_at_the_last_semicolon(tmp_path):
     write(tmp_path / "emotion/val.txt", "ok;joy\n")
     dataset = load_dataset("emotion", tmp_path)
     assert dataset.train == Split(["i feel; well; fine", "i feel low"], [1, 0])
-    assert "1 row of train.txt with a wrong number of fields (first: line 3): left out" in dataset.notes
+    assert "1 row of train.txt with fewer fields than columns (first: line 3): left out" in dataset.notes
 
 
 def test_several_emotions_become_the_group_of_most_and_ties_go_to_the_first(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from small_tables import load_own, many
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_encodings_with_a_mark_and_utf8_are_read(tmp_path, encoding):
     texts, notes, _ = load_own(tmp_path, ("text,label\r\ncafé – “ok” 🙂,pos\r\n" + many()).encode(encoding))
     assert texts["café – “ok” 🙂"] == "pos" and len(texts) == 21 and notes == ""
@@ -21,3 +21,8 @@ def test_one_broken_row_is_repaired_and_does_not_turn_the_others_into_mojibake(t
 def test_a_file_from_windows_is_read_as_cp1252_and_says_so(tmp_path):
     texts, notes, _ = load_own(tmp_path, ("text,label\ncafé “ok” €,pos\n" + many()).encode("cp1252"))
     assert texts["café “ok” €"] == "pos" and "read as cp1252" in notes
+
+
+def test_a_second_mark_and_the_one_of_an_appended_file_are_no_text(tmp_path):
+    texts, notes, _ = load_own(tmp_path, "\ufeff\ufefftext,label\n" + many() + "\ufefflast,pos\n")
+    assert texts["last"] == "pos" and len(texts) == 21 and notes == ""

@@ -10,6 +10,7 @@ from small_tables import jsonl, load_own, many, write
 
 from data_utils import load_dataset, unlabelled_texts
 from pocketbert.data.tables import read_texts
+from pocketbert.errors import UserError
 
 
 def test_quoted_tweets_keep_their_commas_line_breaks_and_doubled_quotes(tmp_path):
@@ -35,7 +36,8 @@ def test_every_left_out_csv_row_is_counted_with_its_first_line(tmp_path):
     assert len(texts) == 21
     assert "2 rows of mine.csv with an empty text (first: line 4): left out" in notes
     assert "1 row of mine.csv with no label (first: line 5): left out" in notes
-    assert "2 rows of mine.csv with a wrong number of fields (first: line 6): left out" in notes
+    assert "1 row of mine.csv with more fields than columns (first: line 6): left out" in notes
+    assert "1 row of mine.csv with fewer fields than columns (first: line 7): left out" in notes
     assert "1 row of mine.csv with broken CSV quotes or line ends (first: line 8): left out" in notes
     assert "1 row of mine.csv with nothing on the line (first: line 9): left out" in notes
 
@@ -143,3 +145,115 @@ def test_texts_stream_from_standard_input_line_by_line(monkeypatch):
     monkeypatch.setattr(sys, "stdin", Stdin)
     stream = read_texts()
     assert [next(stream) for _ in range(3)] == [(0, "a", None), (1, "a", None), (2, "a", None)]
+
+
+# TSV files with and without quoting
+
+def tsv(rows):
+    return "text\tlabel\n" + rows + "".join(f"plain text {i}\t{'pos' if i % 2 else 'neg'}\n" for i in range(20))
+
+
+def test_a_tsv_of_pandas_is_read_back_as_it_was_written(tmp_path):
+    """What to_csv(sep="\\t") makes of a line break, a tab, a quote, and a quotation of the whole text."""
+    wanted = {'two\nlines, "quoted" word': "pos", "with\ta tab": "neg", 'she said "hi"': "pos", '"all of it"': "neg",
+              'a 5" disk': "pos", "\nstarts with a line break": "neg"}
+    rows = "".join('"' + text.replace('"', '""') + f'"\t{label}\n' for text, label in wanted.items())
+    texts, notes, _ = load_own(tmp_path, tsv(rows), "mine.tsv")
+    assert texts | wanted == texts and len(texts) == 26
+    assert "2 rows of mine.tsv span several lines, at most 2 (first: line 2): used" in notes
+    assert "6 rows of mine.tsv with a field in quotes (first: line 2): read as in a CSV file" in notes
+    path = write(tmp_path / "in.tsv", tsv(rows))
+    assert [text for _, text, _ in read_texts(path)][:6] == list(wanted)
+
+
+def test_a_tsv_in_which_all_is_in_quotes_loses_them(tmp_path):
+    body = '"text"\t"label"\n' + "".join(f'"t {i}"\t"{"pn"[i % 2]}"\n' for i in range(10))
+    assert load_own(tmp_path, body, "mine.tsv")[2].label_names == ["n", "p"]
+
+
+def test_stray_quotes_of_a_tsv_swallow_no_rows(tmp_path):
+    rows = '"an open quote\tpos\nand one that ends here"\tneg\n"a quotation", he said\tpos\n"a title"\tneg\n'
+    texts, notes, _ = load_own(tmp_path, tsv(rows), "mine.tsv")
+    assert texts['"an open quote'] == "pos" and texts['and one that ends here"'] == "neg"
+    assert texts['"a quotation", he said'] == "pos" and texts['"a title"'] == "neg" and len(texts) == 24
+    assert notes == ""
+
+
+# What is wrong with whole files
+
+def test_rows_that_a_stray_quote_has_swallowed_are_told_by_their_number_of_lines(tmp_path):
+    body = 'text,label\nfirst,pos\n"stray,pos\nsecond,neg\nthird,neg\nfourth",pos\n' + many()
+    texts, notes, _ = load_own(tmp_path, body)
+    assert len(texts) == 22 and "1 row of mine.csv spans 4 lines (first: line 3): used" in notes
+
+
+@pytest.mark.parametrize("again", ["text,label\n", "\ufefftext,label\r\n", "Text, Label\n"])
+def test_a_header_that_comes_again_is_left_out_and_counted(tmp_path, again):
+    texts, notes, dataset = load_own(tmp_path, "text,label\n" + many() + again + "more,pos\n")
+    assert len(texts) == 21 and dataset.label_names == ["neg", "pos"]
+    assert "1 row of mine.csv that repeats the header (first: line 22): left out" in notes
+    path = write(tmp_path / "in.tsv", "text\tlabel\na\tb\ntext\tlabel\nc\td\n")
+    assert [text for _, text, _ in read_texts(path)] == ["a", None, "c"]
+
+
+@pytest.mark.parametrize("again", ["label,text\n", "tweet,sentiment\n"])
+def test_a_second_header_with_other_columns_is_an_error_with_its_line(tmp_path, again):
+    with pytest.raises(UserError, match="line 22: a second header, with the columns"):
+        load_own(tmp_path, "text,label\n" + many() + again + "more,pos\n")
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.tsv", "mine.jsonl", "mine.txt"])
+@pytest.mark.parametrize("first", [0, 9])
+def test_old_line_ends_are_an_error_wherever_they_begin(tmp_path, name, first):
+    if name == "mine.jsonl":
+        lines = jsonl([{"text": f"t{i}", "label": i % 2} for i in range(30)]).splitlines()
+    else:
+        delimiter = "\t" if name == "mine.tsv" else ","
+        lines = [f"text{delimiter}label", *(f"t{i}{delimiter}{i % 2}" for i in range(30))]
+    body = "".join(line + ("\n" if i < first else "\r") for i, line in enumerate(lines))
+    with pytest.raises(UserError, match=rf"mine.* has \\r for line ends from line {first + 1} on: save it"):
+        list(read_texts(write(tmp_path / name, body)))
+
+
+def test_a_quoted_csv_row_may_hold_carriage_returns(tmp_path):
+    texts, _, _ = load_own(tmp_path, 'text,label\r\n"a\rb,c\rd,e",pos\r\n' + many())
+    assert texts["a\rb,c\rd,e"] == "pos" and len(texts) == 21
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;\r"])
+def test_the_line_with_which_excel_is_told_the_delimiter_is_obeyed(tmp_path, first):
+    texts, _, _ = load_own(tmp_path, f"{first}\ntext;label\n" + many().replace(",", ";") + "a, b;pos\n")
+    assert texts["a, b"] == "pos" and len(texts) == 21
+
+
+@pytest.mark.parametrize("column", ["labels", "target", "y", "Target"])
+def test_less_usual_names_of_the_label_are_guessed_if_no_usual_one_is_there(tmp_path, column):
+    assert load_own(tmp_path, f"text,{column}\n" + many())[2].label_names == ["neg", "pos"]
+    body = f"text,label,{column}\n" + many().replace("\n", ",9\n")
+    assert load_own(tmp_path, body)[2].label_names == ["neg", "pos"]
+
+
+def test_blanks_between_delimiter_and_quote_do_not_make_the_quote_a_part_of_the_text(tmp_path):
+    body = 'label, text\nneg, "so bad, really"\npos, "fine" \nneg, said "no"\npos, plain\nneg, "a" or "b"\npos,  "x"\n'
+    texts, _, _ = load_own(tmp_path, body)
+    assert texts == {"so bad, really": "neg", "fine": "pos", ' said "no"': "neg", " plain": "pos", ' "a" or "b"': "neg",
+                     "x": "pos"}
+
+
+def test_quotes_with_a_backslash_are_read_and_counted(tmp_path):
+    body = 'text,label\n"he said \\"hi, you\\" to me",pos\n"all \\"end\\"",neg\n"C:\\",pos\n' + many()
+    texts, notes, _ = load_own(tmp_path, body)
+    assert texts['he said "hi, you" to me'] == "pos" and texts['all "end"'] == "neg" and texts["C:\\"] == "pos"
+    assert len(texts) == 23
+    assert '2 rows of mine.csv with \\" for a quote inside a text (first: line 2): read as a quote' in notes
+
+
+def test_what_was_left_out_is_said_even_if_another_error_follows(tmp_path):
+    rows = "".join(f"t{i},neg\n" if i % 2 else f"t{i},pos,x\n" for i in range(20))
+    with pytest.raises(UserError, match="'pos'.*10 rows of mine.csv with fewer fields than columns .first: line 3"):
+        load_own(tmp_path, "text,label,comment\n" + rows)
+
+
+def test_json_nested_too_deeply_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="mine.json is not valid JSON: nested too deeply"):
+        load_own(tmp_path, "[" * 100_000, "mine.json")
