@@ -92,6 +92,10 @@ LONG_TEXTS = {
     "characters of two": "caf\u00e9 \U0001f600 e\u0301 \u4e2d\u6587 " * 4000,
     "mentions": "@ann see https://t.co/x (555) 123 4567 . . . . don't cannot " * 1500,
     "dots": ". " * 40_000,
+    "chinese": "\u4e2d\u6587\u5b57" * 20_000,
+    "hyphens": "a-b" * 20_000,
+    "a word too long for WordPiece after many short ones": "late-" * 900 + "x" * 90_000,
+    "a cut inside a word that WordPiece does not know": "late-" * 813 + "x" * 120 + " film" * 9000,
 }
 
 
@@ -109,6 +113,7 @@ def test_a_text_of_a_megabyte_is_tokenised_from_a_few_kilobytes(tokenizer):
     start = start_of(text, tokenizer, 128)
     assert text.startswith(start) and len(start) < LONG_TEXT * 128
     assert start_of("short text", tokenizer, 128) == "short text"
+    assert len(start_of("\u4e2d\u6587\u5b57" * 300_000, tokenizer, 128)) == LONG_TEXT * 128
 
 
 def test_texts_of_more_than_max_length_tokens_are_counted(tokenizer):
