@@ -1,5 +1,7 @@
 """Small models that every test can afford."""
 
+import json
+
 import torch
 
 from pocketbert.models.config import EncoderConfig
@@ -39,6 +41,15 @@ def quantized(model, plan="embeddings=int8,encoder=int8", batches=(), group_size
     formats = parse_plan(plan, model)
     hessians = input_hessians(model, batches, [name for name, value in formats.items() if value == "gptq"])
     return with_stored(model, store_all(model, formats, group_size, clusters, engine or pick_engine(), hessians))
+
+
+def edit_config(folder, **changes):
+    """Change keys of a saved folder's config.json, as a user does by hand: its hashes are removed from run.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    run = json.loads((folder / "run.json").read_text())
+    run.pop("files", None)
+    (folder / "run.json").write_text(json.dumps(run))
 
 
 # ---- models without attention ----------------------------------------------------------------------------

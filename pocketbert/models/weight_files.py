@@ -1,0 +1,132 @@
+"""The files that hold a model's tensors: which ones they are, what they declare, what is in them.
+
+    model.safetensors        one file, or shards that model.safetensors.index.json lists
+    pytorch_model.bin        the same as pickles; they are read with weights_only=True, so no code in them is run
+
+Nothing here trusts a file: it may be cut off, damaged, made by somebody who wants code to run, or something else.
+"""
+
+import zipfile
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from pocketbert.errors import UserError
+from pocketbert.files import read_json
+from pocketbert.models.config_values import naming, text_map
+
+LFS_POINTER = b"version https://git-lfs"  # what a clone holds in the place of a large file, without `git lfs pull`
+
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of every name
+
+
+def weight_paths(find):
+    """The paths of the weight files of a repository. find: of hub.repository"""
+    for weights in ("model.safetensors", "pytorch_model.bin"):
+        if path := find(weights):
+            return [path]
+        if index := find(f"{weights}.index.json"):
+            return shard_paths(find, index)
+    refuse_adapter(find)
+    raise FileNotFoundError(f"{find.name} has neither model.safetensors nor pytorch_model.bin: no weights to load")
+
+
+def refuse_adapter(find):
+    """Raise a UserError for a folder of LoRA matrices, which are no model without their base model."""
+    if find("adapter_config.json"):
+        raise UserError(f"{find.name} is a LoRA adapter, not a model: merge it into its base model first (with peft: "
+                        "merge_and_unload, then save_pretrained) and give that folder")
+
+
+def shard_paths(find, index):
+    """The paths of the shards that an index.json lists."""
+    with naming(index):
+        shards = sorted(set(text_map(read_json(index), "weight_map").values()))
+        if not shards:
+            raise UserError("weight_map names no file")
+    paths = [find(shard) for shard in shards]
+    for shard, path in zip(shards, paths, strict=True):
+        if path is None:
+            raise FileNotFoundError(f"{find.name} lacks {shard}, which {index.name} names; fetch it again")
+    return paths
+
+
+def refuse_pointer(path):
+    """Raise a UserError for a file that git-lfs has not fetched."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except PermissionError:
+        raise PermissionError(f"{path} may not be read by you: chmod +r {path}") from None
+    if start == LFS_POINTER:
+        raise UserError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
+    return path
+
+
+def damaged(path, error):
+    """The error for a file that its library cannot read."""
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return UserError(f"{path} is cut off or damaged ({reason}); fetch it again")
+
+
+def declared_shapes(paths):
+    """{name: shape} of all tensors, from the headers alone: a safetensors file says its shapes at its start.
+
+    The shapes are compared with config.json before a model is built. A pickle has no header; its tensors are read.
+    """
+    shapes = {}
+    for path in paths:
+        refuse_pointer(path)
+        if path.suffix == ".safetensors":
+            shapes |= safetensors_shapes(path)
+        else:
+            shapes |= {name: tuple(tensor.shape) for name, tensor in read_pickle(path).items()}
+    return unwrapped(shapes)
+
+
+def safetensors_shapes(path):
+    """{name: shape} of one safetensors file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, error) from None
+
+
+def read_tensors(paths):
+    """{name: tensor} of all files."""
+    tensors = {}
+    for path in paths:
+        tensors |= read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    return unwrapped(tensors)
+
+
+def read_safetensors(path):
+    """{name: tensor} of one safetensors file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise damaged(path, error) from None
+
+
+def read_pickle(path):
+    """{name: tensor} of one pickle. A pickle that holds more than tensors could run code and is not loaded."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle makes torch raise errors of any kind
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise UserError(f"{path} is damaged, or a pickle that holds more than tensors and could run code: not "
+                            "loaded; get model.safetensors instead") from None
+        raise damaged(path, error) from None
+    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise UserError(f"{path} is not a state dict of tensors; get the weights as model.safetensors")
+    return tensors
+
+
+def unwrapped(named):
+    """The same values under the names of the bare model, if a wrapper's name is in front of all of them."""
+    for wrapper in WRAPPERS:
+        if named and all(str(name).startswith(wrapper) for name in named):
+            named = {name.removeprefix(wrapper): value for name, value in named.items()}
+    return named
