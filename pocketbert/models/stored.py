@@ -55,6 +55,23 @@ def finite(weight):
     return weight
 
 
+def check_loaded(module, name):
+    """Raise a UserError that names the matrix if the tensors just loaded into a stored module are damaged.
+
+    All floats must be finite, and `module.check()` may ask for more. A module with a tensor still on the meta device
+    is left alone: load_state_dict names what is missing.
+    """
+    if any(buffer.is_meta for buffer in module.buffers()):
+        return
+    try:
+        for buffer_name, buffer in module.named_buffers():
+            if buffer.is_floating_point() and not buffer.isfinite().all():
+                raise UserError(f"damaged: {buffer_name} is not finite (NaN or infinite)")
+        module.check()
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
 def lookup(book, codes):
     """book[codes] for codes uint8 (...). index_select is several times faster, and book[uint8] would be a mask."""
     return book.index_select(0, codes.flatten().int()).view(codes.shape)
@@ -147,16 +164,14 @@ class StoredMatrix(nn.Module):
                 self.dense = self.dequantize().requires_grad_()
         return F.embedding(x, self.dense) if self.is_embedding else F.linear(x, self.dense, self.bias)
 
+    def check(self):
+        """An error if the tensors cannot be what this format writes."""
+        finite(self.dequantize())  # finite scales may still have an infinite product
+
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        """Decode once after loading, so that a damaged file is an error when it is opened."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.dense = None
-        if any(buffer.is_meta for buffer in self.buffers()):
-            return  # a tensor is missing; load_state_dict names it
-        try:
-            self.dequantize()
-        except ValueError as error:
-            raise UserError(f"{prefix.removesuffix('.')}: {error}") from None
+        check_loaded(self, prefix.removesuffix("."))
 
     def __getstate__(self):
         return self.__dict__ | {"dense": None}

@@ -15,7 +15,6 @@ from torch import nn
 from pocketbert.errors import UserError
 from pocketbert.models.stored import (
     StoredMatrix,
-    finite,
     lookup,
     pack_bits,
     pack_codes,
@@ -180,4 +179,4 @@ class ClusteredMatrix(StoredMatrix):
 
     def dequantize(self):
         indices = decode_clusters(self.codebook, self.indices, self.num_weights)
-        return finite(lookup(self.codebook, indices).view(self.shape))
+        return lookup(self.codebook, indices).view(self.shape)

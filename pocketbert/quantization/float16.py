@@ -20,7 +20,7 @@ class Float16Matrix(StoredMatrix):
         return cls.filled(module, weight=finite(module.weight.detach().to(cls.dtype)))
 
     def dequantize(self):
-        return finite(self.weight.float())
+        return self.weight.float()
 
 
 class BFloat16Matrix(Float16Matrix):

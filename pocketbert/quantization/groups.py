@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pocketbert.errors import UserError
-from pocketbert.models.stored import StoredMatrix, finite, pack_codes, unpack_codes
+from pocketbert.models.stored import StoredMatrix, pack_codes, unpack_codes
 
 
 def float16_above(x):
@@ -89,4 +89,4 @@ class GroupMatrix(StoredMatrix):
         bits, group_size = self.numbers
         codes = unpack_codes(self.codes, bits, self.num_weights).view(self.shape)
         scale, low = expand_groups(self.scale, self.low, group_size, self.shape[1])
-        return finite(low + scale * codes)
+        return low + scale * codes

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pocketbert.errors import UserError
+from pocketbert.models.stored import check_loaded, finite
 
 
 def pick_engine(name="auto"):
@@ -86,6 +87,14 @@ def overflows(engine):
     return not torch.equal(sums, torch.full((8, 16), 511 * 255 * 127.0))
 
 
+def check_scales(scale, largest):
+    """An error if a scale is not positive, or the largest weight that it can stand for is infinite."""
+    if not (scale > 0).all():
+        raise UserError(f"damaged: scale {scale.min():.3g} is not positive")
+    if not largest.isfinite().all():
+        raise UserError(f"damaged: scale {scale.max():.3g} gives infinite weights")
+
+
 class Int8Linear(nn.Module):
     """A linear layer with int8 weights and dynamic int8 activations, on torch.ao's kernels.
 
@@ -116,6 +125,7 @@ class Int8Linear(nn.Module):
     @classmethod
     def from_float(cls, linear, engine=None):
         """Let torch.ao choose the scales (per output row, symmetric) and copy its int8 numbers."""
+        finite(linear.weight)
         ao = torch.ao
         wrapped = without_notices(lambda: ao.quantization.quantize_dynamic(
             nn.Sequential(linear), {nn.Linear: ao.quantization.per_channel_dynamic_qconfig}))
@@ -140,9 +150,14 @@ class Int8Linear(nn.Module):
             self.reduce_range = overflows(self.engine)
         return torch.ops.quantized.linear_dynamic(x.contiguous(), self.packed, reduce_range=self.reduce_range)
 
-    def _load_from_state_dict(self, *args):
-        super()._load_from_state_dict(*args)
+    def check(self):
+        """An error if the tensors cannot be what from_float writes: scales are positive, and weights finite."""
+        check_scales(self.scale, self.scale * 128)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self.packed = None
+        check_loaded(self, prefix.removesuffix("."))
 
     def __deepcopy__(self, memo):
         """Packed weights cannot be copied; the copy packs its own."""
@@ -169,6 +184,14 @@ class Int8Embedding(nn.Module):
         self.register_buffer("scale", torch.ones(num_rows, dtype=torch.float32, device=device))
         self.register_buffer("zero_point", torch.zeros(num_rows, dtype=torch.float32, device=device))
 
+    def check(self):
+        """An error if the tensors cannot be what from_float writes: scales are positive, and weights finite."""
+        check_scales(self.scale, self.scale * (255 + self.zero_point.abs()))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        check_loaded(self, prefix.removesuffix("."))
+
     @classmethod
     def empty_like(cls, embedding):
         return cls(*embedding.weight.shape, device=embedding.weight.device)
@@ -176,7 +199,7 @@ class Int8Embedding(nn.Module):
     @classmethod
     def from_float(cls, embedding):
         """scale = (max - min) / 255 of the row, zero_point = -min / scale (a float, so it is not rounded)."""
-        rows = embedding.weight.detach()
+        rows = finite(embedding.weight.detach())
         low = rows.min(dim=1).values
         high = rows.max(dim=1).values
         layer = cls.empty_like(embedding)

@@ -51,4 +51,4 @@ class NF4Matrix(StoredMatrix):
         device = codes.device
         absmax = dequantize_blocks(self.absmax, self.absmax_scale, dynamic_map().to(device), 256) + self.offset
         block_size, = self.numbers
-        return finite(dequantize_blocks(codes, absmax, NF4_LEVELS.to(device), block_size).view(self.shape))
+        return dequantize_blocks(codes, absmax, NF4_LEVELS.to(device), block_size).view(self.shape)

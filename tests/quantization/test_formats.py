@@ -362,16 +362,28 @@ DAMAGE = {
     "header": ("clusters:16", "do not unpack", lambda t: flip(t["indices"], 0, 255)),
     "zero appears": ("clusters:16", "damaged", lambda t: t["codebook"][3:4].fill_(0)),
     "zero vanishes": ("clusters:5", "damaged", lambda t: t["codebook"].fill_(1)),
+    "product is infinite": ("nf4:64", "finite", lambda t: (t["absmax_scale"].fill_(3e38), t["offset"].fill_(3e38))),
+    "bias is NaN": ("groups:8:64", "bias is not finite", lambda t: t["bias"][2].fill_(math.nan)),
+    "unused centroid is NaN": ("clusters:spare", "codebook is not finite", lambda t: t["codebook"][4].fill_(math.nan)),
+    "value is NaN": ("sparse_linear", "values is not finite", lambda t: t["values"][5].fill_(math.nan)),
+    "value is infinite": ("sparse_linear", "values is not finite", lambda t: t["values"][0].fill_(-math.inf)),
     "half is NaN": ("float16", "finite", lambda t: t["weight"][2].fill_(math.nan)),
     "half is infinite": ("bfloat16", "finite", lambda t: t["weight"][2].fill_(math.inf)),
     "bitmap": ("sparse_linear", "damaged", lambda t: flip(t["bitmap"])),
 }
 
 
+def clusters_with_a_spare():
+    """Five centroids, of which the last has no weights: what it is shows in no decoded number."""
+    codebook = torch.tensor([-0.2, -0.1, 0.0, 0.1, 0.2])
+    return ClusteredMatrix.from_codes(linear(), codebook, torch.randint(0, 4, (7, 130), dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_tensors_are_a_one_line_error_that_names_the_module(damage):
     format_name, words, spoil = DAMAGE[damage]
-    model = nn.ModuleDict({"up": MAKERS[format_name](linear())})
+    layer = clusters_with_a_spare() if format_name == "clusters:spare" else MAKERS[format_name](linear())
+    model = nn.ModuleDict({"up": layer})
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(tensors, assign=True)
     spoil({name.removeprefix("up."): tensor for name, tensor in tensors.items()})

@@ -1,7 +1,7 @@
 """int8: the numbers of torch.ao and of the rounding by hand, the promised bytes, an engine for each layer."""
 
 import copy
-import json
+import math
 import pickle
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import quantize
+from pocketbert.errors import UserError
 from pocketbert.models.folder import load_model, save_model
 from pocketbert.models.size import count_parameters, file_bytes
 from pocketbert.quantization.int8 import (
@@ -23,7 +24,7 @@ from pocketbert.quantization.int8 import (
     set_engine,
     without_notices,
 )
-from small_models import quantized, random_model
+from small_models import edit_config, quantized, random_model
 
 ENGINES = [engine for engine in torch.backends.quantized.supported_engines if engine not in ("none", "qnnpack")]
 
@@ -129,27 +130,59 @@ def test_file_holds_one_byte_a_weight_and_a_scale_a_row(tmp_path, tokenizer):
     assert 0 <= file_bytes(tmp_path / "int8")["model"] - total < 16_000  # the rest is the header with the names
 
 
-@pytest.mark.parametrize("damage", ["shape", "dtype", "missing"])
-def test_damaged_int8_tensors_are_a_one_line_error(damage, tmp_path, tokenizer):
+def damage_tensors(folder, spoil):
+    """Change the tensors of a folder, whose run.json knows no hash of them."""
+    stored = load_file(folder / "model.safetensors")
+    spoil(stored)
+    save_file(stored, folder / "model.safetensors")
+    (folder / "run.json").write_text("{}")
+
+
+UP = "bert.encoder.layer.0.intermediate.dense"
+
+
+def change(name, function):
+    return lambda tensors: tensors.update({name: function(tensors[name])})
+
+
+@pytest.mark.parametrize("spoil", [
+    change(f"{UP}.weight", lambda t: t[:-1].clone()), change(f"{UP}.weight", lambda t: t.to(torch.int16)),
+    lambda tensors: tensors.pop(f"{UP}.scale")], ids=["shape", "dtype", "missing"])
+def test_tensors_that_do_not_fit_are_a_one_line_error(spoil, tmp_path, tokenizer):
     save_model(quantized(random_model()), tokenizer, tmp_path / "int8", run={})
-    path, name = tmp_path / "int8" / "model.safetensors", "bert.encoder.layer.0.intermediate.dense.weight"
-    stored = load_file(path)
-    if damage == "missing":
-        del stored[name.replace("weight", "scale")]
-    else:
-        stored[name] = stored[name][:-1].clone() if damage == "shape" else stored[name].to(torch.int16)
-    save_file(stored, path)
+    damage_tensors(tmp_path / "int8", spoil)
     with pytest.raises(ValueError, match=r"layers\.0\.ffn\.up") as error:
         load_model(tmp_path / "int8")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("tensor, value, message", [
+    *((tensor, value, f"{tensor} is not finite") for tensor in ("scale", "bias", "zero_point")
+      for value in (math.nan, math.inf, -math.inf)),
+    ("scale", 0.0, "is not positive"), ("scale", -1e-3, "is not positive"), ("scale", 3e38, "infinite weights")])
+def test_numbers_that_int8_cannot_have_are_refused_when_loaded_and_the_matrix_is_named(tensor, value, message):
+    for layer in (Int8Linear.from_float(nn.Linear(40, 24)), Int8Embedding.from_float(nn.Embedding(24, 40))):
+        tensors = {name: t.clone() for name, t in layer.state_dict().items()}
+        if tensor in tensors:
+            tensors[tensor][7] = value
+            with pytest.raises(UserError, match=f"^up: damaged: .*{message}") as error:
+                nn.ModuleDict({"up": layer}).load_state_dict({f"up.{name}": t for name, t in tensors.items()})
+            assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_not_quantized(value):
+    for module, kind in ((nn.Linear(8, 8), Int8Linear), (nn.Embedding(8, 8), Int8Embedding)):
+        module.weight.data[3, 3] = value
+        with pytest.raises(ValueError, match="not finite"):
+            kind.from_float(module)
 
 
 # --- engines ---------------------------------------------------------------------------------------------
 
 def test_engine_that_this_machine_lacks_is_replaced_with_a_line(tmp_path, tokenizer, padded_batch, capsys):
     save_model(quantized(random_model()), tokenizer, tmp_path / "int8", run={})
-    config = json.loads((tmp_path / "int8" / "config.json").read_text())
-    (tmp_path / "int8" / "config.json").write_text(json.dumps(config | {"int8_engine": "tpu"}))
+    edit_config(tmp_path / "int8", int8_engine="tpu")
     model, _ = load_model(tmp_path / "int8")
     assert torch.isfinite(model(*padded_batch)).all() and "tpu is not available" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--engine tpu"):
