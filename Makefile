@@ -1,15 +1,52 @@
-# The chain: train -> prune -> quantize, and distil, then evaluate. Each step is a folder; its run.json is the
-# target, so a stopped `make all` goes on where it stopped and a finished one does nothing.
+# The chain: train -> prune -> quantize, and distill, then evaluate. Each step writes a folder, and the target of its
+# rule is the run.json in it, which is written last: `make all` continues a chain that was stopped, and does nothing
+# when all folders are there.
 #
 #   make all                                      on the generated demo data
-#   make all DATA=mine.csv EXTRA=--bf16           with a flag for every training step
+#   make all DATA=mine.csv EXTRA=--bf16           EXTRA: flags for every training step
 #   make all DATA=mine.csv MODEL=sentence-transformers/all-MiniLM-L6-v2 STUDENT=teacher:layers=0,2,5 RUNS=runs/mine
+#
+# docs/guide/make.md explains the variables.
 
 DATA     ?= demo
 DATA_DIR ?= data
-RUNS     ?= runs/$(basename $(notdir $(patsubst %/,%,$(subst :,-,$(DATA)))))
 SEED     ?= 0
 
+# ---- names that the user gives -----------------------------------------------------------------------------
+# A file may be called `q&a.csv` or `it's (1).csv`. make passes such names through the environment, and the shell
+# expands "$$DATA" in quotes, so no part of a name is run as a command. $(value ...): as typed, `a$b` is no variable.
+override DATA     := $(value DATA)
+override DATA_DIR := $(value DATA_DIR)
+override TEXT     := $(value TEXT)
+override LABEL    := $(value LABEL)
+export DATA DATA_DIR TEXT LABEL
+
+# $(call plain,NAME): "_" in place of each character that is special to make or to the shell.
+empty    :=
+blank    := $(empty) $(empty)
+tab      := $(empty)	$(empty)
+define newline
+
+
+endef
+SPECIAL  := ' " ` & ; % $$ ( ) \# : * ? [ ] < > | ! ~ { } = , \ ^
+replace   = $(eval PLAIN := $$(subst $(1),_,$$(PLAIN)))
+plain     = $(strip $(eval PLAIN := $$(1))$(call replace,$$(blank))$(call replace,$$(tab))$(call replace,$$(newline)) \
+            $(foreach character,$(SPECIAL),$(call replace,$$(character)))$(PLAIN))
+
+# RUNS holds the folders of this chain. It is the beginning of every target, so it must be a plain name.
+ifeq ($(origin RUNS),undefined)
+RUNS := runs/$(or $(basename $(notdir $(patsubst %/,%,$(call plain,$(DATA))))),data)
+endif
+override RUNS := $(patsubst %/,%,$(value RUNS))
+ifneq ($(call plain,$(RUNS)),$(RUNS))
+$(error RUNS=$(RUNS): make cannot handle this name; use letters, digits and . _ - + / only)
+endif
+ifeq ($(filter-out . .. -%,$(notdir $(RUNS))),)
+$(error RUNS=$(RUNS) must name a folder of its own, for example RUNS=runs/mine)
+endif
+
+# ---- settings ----------------------------------------------------------------------------------------------
 ifeq ($(DATA),demo)
 MODEL          ?= scratch:layers=4,hidden=128
 STUDENT        ?= scratch:layers=2,hidden=64,heads=2
@@ -25,85 +62,103 @@ DISTILL_FLAGS  ?= --epochs 3 --lr 1e-4
 endif
 QUANTIZE_FLAGS ?=
 EVALUATE_FLAGS ?=
+override MODEL   := $(value MODEL)
+override STUDENT := $(value STUDENT)
+export MODEL STUDENT MAX_LENGTH
 
-PYTHON   := .venv/bin/python
+PYTHON    := .venv/bin/python
 INSTALLED := $(if $(filter .venv/%,$(PYTHON)),.venv/.installed)
-ifneq ($(word 2,$(DATA) )$(word 2,$(RUNS) ),)
-$(error DATA and RUNS must not contain blanks: make cannot handle them)
-endif
-COMMON   := --data "$(DATA)" --data-dir "$(DATA_DIR)" $(if $(TEXT),--text "$(TEXT)") $(if $(LABEL),--label "$(LABEL)")
-TRAINING := $(COMMON) --seed $(SEED) $(EXTRA)
-TEACHER  := $(RUNS)/teacher/run.json
-PRUNED   := $(RUNS)/pruned/run.json
-INT8     := $(RUNS)/int8/run.json
-PRUNED8  := $(RUNS)/pruned-int8/run.json
-SMALL    := $(RUNS)/student/run.json
-CONTROL  := $(RUNS)/student-alone/run.json
-MODELS   := $(TEACHER) $(PRUNED) $(INT8) $(PRUNED8) $(SMALL) $(CONTROL)
+
+# ---- the steps ---------------------------------------------------------------------------------------------
+STEPS    := teacher pruned int8 pruned-int8 student student-alone
+MODELS   := $(STEPS:%=$(RUNS)/%/run.json)
 REPORT   := $(RUNS)/report/results.md
 
-CMD_teacher       := train.py --model "$(MODEL)" --out $(RUNS)/teacher $(TRAINING) $(TRAIN_FLAGS)
+# COMMON goes to every step, TRAINING to those that train.
+COMMON   := --data "$$DATA" --data-dir "$$DATA_DIR" $(if $(TEXT),--text "$$TEXT") $(if $(LABEL),--label "$$LABEL") \
+            $(if $(MAX_LENGTH),--max-length "$$MAX_LENGTH")
+TRAINING := $(COMMON) --seed $(SEED) $(EXTRA)
+DISTILL  := distill.py --teacher $(RUNS)/teacher --student "$$STUDENT" $(TRAINING) $(DISTILL_FLAGS)
+
+CMD_teacher       := train.py --model "$$MODEL" --out $(RUNS)/teacher $(TRAINING) $(TRAIN_FLAGS)
 CMD_pruned        := prune.py --model $(RUNS)/teacher --out $(RUNS)/pruned $(TRAINING) $(PRUNE_FLAGS)
-# --force: where int8 is slower than fp32, the table says so.
+# --force: a step of the chain writes int8 even where it is slower than fp32; the table says so.
 CMD_int8          := quantize.py --model $(RUNS)/teacher --out $(RUNS)/int8 $(COMMON) --force $(QUANTIZE_FLAGS)
 CMD_pruned-int8   := quantize.py --model $(RUNS)/pruned --out $(RUNS)/pruned-int8 $(COMMON) --force $(QUANTIZE_FLAGS)
-DISTILL           := distill.py --teacher $(RUNS)/teacher --student "$(STUDENT)" $(TRAINING) $(DISTILL_FLAGS)
 CMD_student       := $(DISTILL) --out $(RUNS)/student
 CMD_student-alone := $(DISTILL) --out $(RUNS)/student-alone --alpha 0
-CMD_report        := evaluate.py $(dir $(MODELS)) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
+CMD_report        := evaluate.py $(STEPS:%=$(RUNS)/%) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
-.PHONY: all table teacher pruned int8 student control report test bench curves lint clean help FORCE
-.DELETE_ON_ERROR:
+.PHONY: all table teacher pruned int8 student control report test test-unit test-end-to-end lint bench curves clean \
+        help FORCE
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
 	@echo "$(REPORT) is up to date: make table prints it"
 table: $(REPORT)                          ## print the table again
 	@sed -n '/^| model/,/^$$/p' $(REPORT)
 
-teacher: $(TEACHER)                       ## fine-tune (or train from scratch) the teacher
-pruned: $(PRUNED) $(PRUNED8)              ## prune half of its heads and neurons; the same in int8
-int8: $(INT8)                             ## the teacher in int8
-student: $(SMALL)                         ## distil it into the student
-control: $(CONTROL)                       ## the same student without a teacher
-report: $(REPORT)                         ## results.md, results.csv and pictures
+teacher: $(RUNS)/teacher/run.json         ## fine-tune the teacher, or train it from scratch
+pruned: $(RUNS)/pruned/run.json $(RUNS)/pruned-int8/run.json ## prune half of its heads and neurons; the same in int8
+int8: $(RUNS)/int8/run.json               ## the teacher in int8
+student: $(RUNS)/student/run.json         ## distill the teacher into a student
+control: $(RUNS)/student-alone/run.json   ## the same student without a teacher
+report: $(REPORT)                         ## results.md, results.csv, results.json and pictures
 
 $(RUNS)/%/run.json: $(RUNS)/.commands/% | $(INSTALLED)
 	$(PYTHON) $(CMD_$*)
-$(TEACHER): $(wildcard $(DATA) $(DATA)/*)
-$(PRUNED) $(INT8) $(SMALL) $(CONTROL): $(TEACHER)
-$(PRUNED8): $(PRUNED)
+$(RUNS)/teacher/run.json: $(RUNS)/.commands/data
+$(RUNS)/pruned/run.json $(RUNS)/int8/run.json $(RUNS)/student/run.json $(RUNS)/student-alone/run.json: \
+        $(RUNS)/teacher/run.json
+$(RUNS)/pruned-int8/run.json: $(RUNS)/pruned/run.json
 $(REPORT): $(MODELS) $(RUNS)/.commands/report
 	$(PYTHON) $(CMD_report)
 
-# What each step was asked for. The file changes only when the command does, and then the step is made again.
+# .commands/STEP holds the command line of a step, one word a line. It changes only when the command line does, and then
+# the step is made again.
 $(RUNS)/.commands/%: FORCE
 	@mkdir -p $(@D)
-	@printf '%s\n' '$(subst ','\'',$(CMD_$*))' > $@.new
+	@printf '%s\n' $(CMD_$*) > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
 .PRECIOUS: $(RUNS)/.commands/%
 
-# A virtual environment with requirements.txt; tests and benches add requirements-dev.txt.
+# The checksums of one's own data. (A file name with special characters cannot be a prerequisite in make.)
+$(RUNS)/.commands/data: FORCE
+	@mkdir -p $(@D)
+	@for file in "$$DATA" "$$DATA"/*; do if [ -f "$$file" ]; then cksum -- "$$file"; fi; done > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+# ---- the environment and the tests -------------------------------------------------------------------------
+# A virtual environment with requirements.txt; tests and benchmarks add requirements-dev.txt.
 .venv/.installed: requirements.txt
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
-.venv/.installed-dev: requirements-dev.txt .venv/.installed
+.venv/.installed-dev: requirements-dev.txt requirements-deploy.txt .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-test: .venv/.installed-dev                ## unit and end-to-end tests
-	$(PYTHON) -m pytest -q
-lint: .venv/.installed-dev
+# One process a core and one thread a process: threads of processes that share a core wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n "$$(nproc 2>/dev/null || sysctl -n hw.ncpu || echo 2)"
+
+test: .venv/.installed-dev                ## all tests
+	$(PYTEST)
+test-unit: .venv/.installed-dev           ## the tests of functions: under a minute
+	$(PYTEST) -m "not end_to_end"
+test-end-to-end: .venv/.installed-dev     ## the tests that run whole scripts, the chain and the Hub protocol
+	$(PYTEST) -m end_to_end
+lint: .venv/.installed-dev                ## ruff
 	$(PYTHON) -m ruff check .
-bench: .venv/.installed-dev               ## scoring and training speed against transformers; MODEL and DATA as above
-	$(PYTHON) tests/bench_peers.py --model "$(MODEL)" $(COMMON)
-curves: .venv/.installed-dev              ## macro-F1 kept by each importance at each budget, without training
-	$(PYTHON) tests/bench_pruning.py --model "$(MODEL)" $(COMMON)
+bench: .venv/.installed-dev               ## speed of scoring and training against transformers; MODEL and DATA as above
+	$(PYTHON) benchmarks/transformers_speed.py --model "$$MODEL" $(COMMON)
+curves: .venv/.installed-dev              ## macro-F1 that each importance keeps at each budget, without training
+	$(PYTHON) benchmarks/importance.py --model "$$MODEL" $(COMMON)
 
 clean:                                    ## remove this chain's models and report
-	rm -rf $(dir $(MODELS)) $(RUNS)/report $(RUNS)/teacher_logits $(RUNS)/.commands
+	rm -rf $(STEPS:%=$(RUNS)/%) $(RUNS)/report $(RUNS)/teacher_logits $(RUNS)/.commands
 	-rmdir $(RUNS)
 
 help:                                     ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/' | sort
-	@echo; echo "now: MODEL=$(MODEL) DATA=$(DATA) DATA_DIR=$(DATA_DIR) STUDENT=$(STUDENT) RUNS=$(RUNS)"
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/' | sort
+	@echo
+	@printf 'now: MODEL=%s DATA=%s DATA_DIR=%s STUDENT=%s RUNS=%s\n' "$$MODEL" "$$DATA" "$$DATA_DIR" "$$STUDENT" $(RUNS)

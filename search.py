@@ -1,17 +1,21 @@
-"""Search the hyper-parameters of a verb with Optuna: which learning rate, batch size, dropout ... scores best?
+"""Search the hyper-parameters of a script with Optuna: which learning rate, batch size, dropout ... scores best?
 
-Each trial is one call of the verb's own main() with flags that a sampler suggests; what it reports back is the
-validation macro-F1 after every epoch. TPE (Bergstra et al. 2011) learns from finished trials where good values
-lie; a median pruner stops a trial that is worse, at the same epoch, than half of those before it.
+A trial is one call of the main() of train.py, prune.py or distill.py with flags that a sampler suggests. Its score is
+the validation macro-F1 of the model that it saves. Two ideas save time:
 
-    python search.py train --trials 20 --minutes 30 --out runs/search \
+    TPE              suggests values like those of the better finished trials (Bergstra et al. 2011, "Algorithms for
+                     Hyper-Parameter Optimization")
+    median pruning   stops a trial whose best epoch so far is worse than the median of the earlier trials at that epoch
+
+    python search.py train --trials 20 --minutes 30 --out runs/search \\
         --model sentence-transformers/all-MiniLM-L6-v2 --data tweet_sentiment_extraction --epochs 2
-    python search.py distill --trials 10 --teacher runs/demo/teacher --student scratch:layers=2,hidden=64 --data demo \
-        --out runs/search-student
+    python search.py distill --trials 10 --out runs/search-student --teacher runs/demo/teacher \\
+        --student scratch:layers=2,hidden=64 --data demo --epochs 4
+    python search.py prune weights --sparsity 0.9 --trials 10 --out runs/search-sparse --model runs/demo/teacher \\
+        --data demo --epochs 3
 
-All further flags go to the verb as they are; one that the search would suggest is then held fixed. The study is
-kept in OUT/study.db: a killed search goes on where it stopped when the same command is given again. Like every
-choice, this one is made on validation texts; the test split is not touched.
+All other flags go to the script as they are; a flag that is given is not searched. The study is kept in OUT/study.db:
+the same command continues a search that was stopped. Validation texts decide; the test split is not read.
 """
 
 import contextlib
@@ -28,17 +32,19 @@ from optuna.trial import TrialState
 import distill
 import prune
 import train
-from pocketbert.cli import parser_for, positive_int, run_script
-from pocketbert.errors import UserError
+from pocketbert.cli import nonnegative_float, parser_for, positive_int, run_script
+from pocketbert.errors import TrainingDiverged, UserError
 from pocketbert.files import move_files, read_json
 from pocketbert.hub import repository
 from pocketbert.models.config import EncoderConfig
 from pocketbert.models.folder import FOLDER_FILES, check_out
 from pocketbert.models.recipes import RECIPES, recipe_depth
+from pocketbert.models.recurrent_config import RecurrentConfig
 
-VERBS = {"train": train, "prune": prune, "distill": distill}
+SCRIPTS = {"train": train, "prune": prune, "distill": distill}
 
-# The search space, a line a flag: change a line to search elsewhere. `depth` is the model's number of layers.
+# The search space, one line a flag: change a line to search elsewhere. depth: how many layers the model has.
+# Budgets (--heads, --sparsity ...) are not in it: a larger model scores better, so the search would keep everything.
 SPACE = {
     "--lr": lambda trial, depth: trial.suggest_float("lr", 1e-5, 2e-3, log=True),
     "--batch-size": lambda trial, depth: trial.suggest_categorical("batch-size", [16, 32, 64]),
@@ -47,55 +53,87 @@ SPACE = {
     "--dropout": lambda trial, depth: trial.suggest_float("dropout", 0.0, 0.3),
     "--freeze": lambda trial, depth: trial.suggest_int("freeze", 0, max(0, depth - 1)),
 }
+DISTILL_SPACE = {
+    "--temperature": lambda trial, depth: trial.suggest_float("temperature", 1.0, 8.0, log=True),
+    "--alpha": lambda trial, depth: trial.suggest_float("alpha", 0.1, 1.0),
+}
 
 
-def depth_of(args):
-    """How many layers the model to be trained has."""
+def space_for(script, fixed, args):
+    """The part of the space that is searched: {flag: function of (trial, depth)}.
+
+    fixed: the words of the command line that each trial gets    args: the same, parsed by the script
+    """
+    space = dict(SPACE)
+    if script == "distill":
+        space |= DISTILL_SPACE
+        if args.loss == "mse" or args.alpha == 0:
+            del space["--temperature"]  # it would do nothing, which distill.py refuses
+    if "weights" in fixed[:1]:  # prune.py weights
+        del space["--freeze"]  # sparse training changes every matrix, so nothing can be frozen
+    return {flag: suggest for flag, suggest in space.items() if flag not in fixed}
+
+
+def read_depth(args):
+    """How many layers the model that will be trained has. args: the parsed command line of the script."""
     name = getattr(args, "student", None) or args.model
     if name.split(":")[0] in (*RECIPES, "teacher"):
         depth = recipe_depth(name)
         if depth is not None:
             return depth
         name = args.teacher[0]  # teacher:hidden=128 keeps all layers
-    config = repository(name)("config.json")
-    if config is None:
+    path = repository(name)("config.json")
+    if path is None:
         raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
-    return len(EncoderConfig.from_hf(read_json(config), name).num_heads)
+    values = read_json(path)
+    if str(values.get("model_type")).startswith("pocketbert-"):
+        return RecurrentConfig.from_hf(values, f"{name}/config.json").num_layers
+    return len(EncoderConfig.from_hf(values, f"{name}/config.json").num_heads)
 
 
 def flag_text(value):
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def run_trial(trial, verb, fixed, depth, out, deadline):
-    """One call of the verb. Returns the validation macro-F1 of its result, the model folder OUT/trial."""
-    suggested = [part for flag, choose in SPACE.items() if flag not in fixed
-                 for part in (flag, flag_text(choose(trial, depth)))]
-    argv = [*fixed, *suggested, "--out", str(out / "trial")]
-    trial.set_user_attr("argv", [*fixed, *suggested])
-    history = []
+def suggest_flags(trial, space, depth):
+    """["--lr", "0.000123", ...]: the values of one trial as flags, rounded to three digits."""
+    flags = []
+    for flag, suggest in space.items():
+        flags += [flag, flag_text(suggest(trial, depth))]
+    return flags
+
+
+def run_trial(trial, script, flags, out, deadline):
+    """Call the script's main once; it writes OUT/trial. Returns the validation macro-F1 of the model in it.
+
+    flags: its command line without --out    deadline: time.monotonic() at which it must have stopped
+    """
+    trial.set_user_attr("flags", flags)
+    minutes = max(0.01, (deadline - time.monotonic()) / 60)
+    argv = [*flags, "--out", str(out / "trial"), "--minutes", f"{minutes:.3f}"]
+    scores_so_far = []
 
     def after_epoch(epoch, scores):
-        history.append(scores["macro_f1"])
-        trial.report(scores["macro_f1"], len(history))
+        # Counted here, because a script with several rounds of training (prune.py --steps) starts again at epoch 1.
+        scores_so_far.append(scores["macro_f1"])
+        trial.report(scores["macro_f1"], len(scores_so_far))
         if trial.should_prune():
+            # An exception is the one way out of the script's loop that needs no code there: nothing has been
+            # written yet at this point, and Optuna expects this exception.
             raise optuna.TrialPruned
 
-    minutes = max(0.01, (deadline - time.monotonic()) / 60)
     with open(out / "trials.log", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        print(f"--- trial {trial.number}: {shlex.join(argv)}")
+        print(f"--- trial {trial.number}: {shlex.join([f'{script}.py', *argv])}")
         try:
-            VERBS[verb].main([*argv, "--minutes", f"{minutes:.3f}"], after_epoch)
-        except FloatingPointError as error:  # a loss that explodes is an answer, too: not with these values
+            run = SCRIPTS[script].main(argv, after_epoch)
+        except TrainingDiverged as error:  # a result as well: these values are bad
             print(error)
             raise optuna.TrialPruned from None
-    if not history:
-        raise UserError("no epoch was trained: --epochs must be above 0")
-    return read_json(out / "trial" / "run.json")["validation"]["macro_f1"]  # of the model that was saved
+    return run["validation"]["macro_f1"]
 
 
 def keep_if_best(study, trial, out):
-    """After each trial: a line, and the model of the best trial so far becomes OUT/best."""
+    """Print a line about a finished trial; if it is the best one so far, its model becomes OUT/best."""
     score = f"macro-F1 {trial.value:.4f}" if trial.value is not None else ""
     values = ", ".join(f"{name} {flag_text(value)}" for name, value in trial.params.items())
     best = trial.state == TrialState.COMPLETE and study.best_trial.number == trial.number
@@ -106,36 +144,39 @@ def keep_if_best(study, trial, out):
 
 
 def open_study(out, seed, settings):
-    """The study of OUT/study.db, new or left by an earlier run; a different command in the same folder is an error."""
+    """The study in OUT/study.db, which is made if it is not there. settings: what every trial has in common."""
     name = f"sqlite:///{out / 'study.db'}"
     study = optuna.create_study(study_name="search", storage=name, direction="maximize", load_if_exists=True)
     earlier = study.user_attrs.get("settings", settings)
     if earlier != settings:
         raise UserError(f"{out} holds the search of another command ({earlier}): give another --out")
     study.set_user_attr("settings", settings)
-    for trial in study.get_trials(states=[TrialState.RUNNING]):  # killed in the middle
+    for trial in study.get_trials(states=[TrialState.RUNNING]):  # of a process that was killed
         study.tell(trial.number, state=TrialState.FAIL)
-    # A resumed sampler must not draw the same numbers again.
+    # Another seed after each interruption, or the sampler would suggest the first values again.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=5)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
     return study
 
 
-def finished(study):
-    return [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+def finished_trials(study):
+    return study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
 
 
 def draw(study, out):
-    """The study's pictures: how it went, what each parameter did and which ones mattered."""
+    """Draw how the search went, what each flag did and, from three trials on, which flags mattered.
+
+    Returns the names of the pictures.
+    """
     plt.switch_backend("Agg")  # draws into files and needs no screen
     plots = optuna.visualization.matplotlib
     pictures = {"history.png": plots.plot_optimization_history, "slices.png": plots.plot_slice,
                 "epochs.png": plots.plot_intermediate_values}
-    if len([t for t in study.trials if t.state == TrialState.COMPLETE]) > 2:
+    if len(study.get_trials(states=[TrialState.COMPLETE])) > 2:
         pictures["importances.png"] = plots.plot_param_importances
     for name, plot in pictures.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # optuna's "experimental", matplotlib's axis with a single value
+            warnings.simplefilter("ignore")  # Optuna's "experimental", matplotlib's axis with a single value
             plot(study)
         figure = plt.gcf()
         if name == "slices.png":
@@ -146,41 +187,66 @@ def draw(study, out):
 
 
 def parse_args(argv=None):
+    """(args of the search, the words of the command line that go to the script)"""
     parser = parser_for(__doc__)
-    parser.add_argument("verb", choices=list(VERBS), help="whose main() a trial calls")
+    parser.add_argument("script", choices=list(SCRIPTS), help="whose main() a trial calls (prune weights: single "
+                        "weights)")
     parser.add_argument("--trials", type=positive_int, default=20, help="in all, those of earlier runs included")
-    parser.add_argument("--minutes", type=float, default=30, help="stop searching after this long; 0: no limit")
+    parser.add_argument("--minutes", type=nonnegative_float, default=30,
+                        help="stop searching after this long; 0: no limit")
     parser.add_argument("--out", default="runs/search", help="the folder for study.db, the best model, the pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the sampler and of every trial")
     args, rest = parser.parse_known_args(argv)
-    flags = [part.partition("=") for part in rest]  # --lr=1e-4 is --lr 1e-4
-    args.fixed = [part for flag, _, value in flags for part in ((flag, value) if value and flag[:2] == "--" else
-                                                                (flag + _ + value,))] + ["--seed", str(args.seed)]
-    return args
+    fixed = []
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        fixed += [flag, value] if equals and flag.startswith("--") else [word]  # --lr=1e-4 is --lr 1e-4
+    return args, [*fixed, "--seed", str(args.seed)]
+
+
+def check_script_args(script, fixed, out):
+    """Parse the command line that each trial gets, so that a wrong flag stops here. Returns the script's args."""
+    script_args = SCRIPTS[script].parse_args([*fixed, "--out", str(out / "trial")])
+    if not script_args.epochs:
+        raise UserError("a search compares trainings: give --epochs above 0")
+    if script == "distill" and (script_args.control or script_args.seeds > 1):
+        raise UserError("--control and --seeds are for the values that the search has found, not for each trial: "
+                        "give them to distill.py afterwards")
+    return script_args
 
 
 def main(argv=None):
-    args = parse_args(argv)
+    """Returns the best trial: {"number", "macro_f1", "flags", "folder"}."""
+    args, fixed = parse_args(argv)
     out = Path(args.out)
-    check = VERBS[args.verb].parse_args([*args.fixed, "--out", str(out / "trial")])  # a wrong flag stops here
+    script_args = check_script_args(args.script, fixed, out)
+    space = space_for(args.script, fixed, script_args)
+    depth = read_depth(script_args)
     out.mkdir(parents=True, exist_ok=True)
     check_out(out / "trial")
-    depth = depth_of(check)
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(out, args.seed, shlex.join([args.verb, *args.fixed]))
-    if done := len(finished(study)):
-        print(f"going on with {out / 'study.db'}: {done} trials are done")
+    study = open_study(out, args.seed, shlex.join([args.script, *fixed]))
+    if finished_trials(study):
+        print(f"going on with {out / 'study.db'}: {len(finished_trials(study))} trials are done")
     deadline = time.monotonic() + 60 * (args.minutes or 1e9)
-    while len(finished(study)) < args.trials and time.monotonic() < deadline:
-        study.optimize(lambda trial: run_trial(trial, args.verb, args.fixed, depth, out, deadline), n_trials=1,
-                       callbacks=[lambda study, trial: keep_if_best(study, trial, out)])
+
+    def objective(trial):
+        flags = [*fixed, *suggest_flags(trial, space, depth)]
+        return run_trial(trial, args.script, flags, out, deadline)
+
+    while len(finished_trials(study)) < args.trials and time.monotonic() < deadline:
+        study.optimize(objective, n_trials=1, callbacks=[lambda study, trial: keep_if_best(study, trial, out)])
     if not study.get_trials(states=[TrialState.COMPLETE]):
         raise UserError(f"no trial finished within --minutes {args.minutes:g}; give it more time")
+
     pictures = draw(study, out)
     best = study.best_trial
-    command = shlex.join(["python", f"{args.verb}.py", *best.user_attrs["argv"], "--out", str(out / "again")])
-    print(f"best of {len(finished(study))} trials: number {best.number}, macro-F1 {best.value:.4f}, "
+    command = shlex.join(["python", f"{args.script}.py", *best.user_attrs["flags"], "--out", str(out / "again")])
+    print(f"best of {len(finished_trials(study))} trials: number {best.number}, macro-F1 {best.value:.4f}, "
           f"kept in {out / 'best'}\npictures in {out}: {', '.join(pictures)}\n{command}")
+    return {"number": best.number, "macro_f1": best.value, "flags": best.user_attrs["flags"],
+            "folder": str(out / "best")}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import prune
 import quantize
 import train
 from pocketbert.cli import run_script
+from pocketbert.errors import UserError
 from pocketbert.models.folder import save_model
 from pocketbert.models.recurrent_config import RECURRENT_KINDS
 from pocketbert.models.size import file_bytes
@@ -25,7 +26,7 @@ STEPS = ["teacher", "pruned", "int8", "pruned-int8", "student", "student-alone"]
 SETTINGS = {"MODEL": "scratch:layers=2,hidden=16,heads=2,vocab=200", "STUDENT": "teacher:layers=0",
             "TRAIN_FLAGS": "--epochs 6 --lr 1e-2 --batch-size 8 --dropout 0",
             "PRUNE_FLAGS": "--heads 0.5 --ffn 0.5 --epochs 1 --lr 5e-3 --samples 64",
-            "DISTILL_FLAGS": "--epochs 2 --lr 5e-3 --batch-size 8", "EVALUATE_FLAGS": "--timed 4 --bootstrap 50"}
+            "DISTILL_FLAGS": "--epochs 2 --lr 5e-3 --batch-size 8", "EVALUATE_FLAGS": "--timed 4"}
 
 # Stands in for Python where only make is asked: notes the call and leaves what the verb would leave.
 STUB = """#!/bin/sh
@@ -178,7 +179,7 @@ WRONG = [  # verb, flags, words of the error
     (train, flags(model=SCRATCH, data="mine.csv", lr="1e30"), "lower --lr"),
     (prune, flags(model="m", data="mine.csv", heads="2"), "--heads: 2 is not between 0 and 1"),
     (prune, flags(model="m", data="mine.csv", heads="nan"), "--heads: nan is not between 0 and 1"),
-    (prune, flags(model="m", data="mine.csv", heads="0.5", freeze="99"), "--freeze 99: the model has 3 layers"),
+    (prune, flags(model="m", data="mine.csv", heads="0.5", freeze="99", epochs="1"), "--freeze 99: the model has 3"),
     (prune, flags(model="broken", data="mine.csv", heads="0.5"), "broken/config.json is not readable JSON"),
     (quantize, flags(model="broken"), "broken/config.json is not readable JSON"),
     (quantize, flags(model="m", engine="steam"), "--engine steam is not available here"),
@@ -187,7 +188,7 @@ WRONG = [  # verb, flags, words of the error
     (distill, flags(teacher="broken", student=SCRATCH, data="mine.csv"), "broken/config.json is not readable JSON"),
     (evaluate, ["gone", *flags(data="mine.csv")], "gone: no such folder"),
     (evaluate, ["folder", *flags(data="mine.csv")], "none of these is a model folder"),
-    (evaluate, ["m", *flags(data="mine.csv", baseline="n", timed="1", bootstrap="1")], "--baseline n is not one of m")]
+    (evaluate, ["m", *flags(data="mine.csv", baseline="n", timed="1")], "--baseline n is not one of m")]
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ def test_wrong_input_is_one_line_and_writes_nothing(verb, argv, words, workplace
 
 def test_debug_shows_the_traceback(workplace, monkeypatch):
     monkeypatch.setattr("sys.argv", ["quantize.py", "--model", "broken", "--out", "out", "--debug"])
-    with pytest.raises(ValueError, match="not readable JSON"):
+    with pytest.raises(UserError, match="not readable JSON"):
         run_script(quantize.main)
 
 
@@ -239,8 +240,8 @@ def test_recurrent_models_go_through_every_verb(kind, tmp_path):
     folders = [folder, *(f"{folder}-{name}" for name in ("v", "s", "dynamic", "clusters"))]
     bytes_of = [file_bytes(name)["model"] for name in folders]
     assert max(bytes_of[1:]) < bytes_of[0]
-    evaluate.main([*folders, *data, "--out", str(tmp_path / "report"), "--timed", "2", "--bootstrap", "20"])
-    with pytest.raises(ValueError, match="neither heads nor layers"):
+    evaluate.main([*folders, *data, "--out", str(tmp_path / "report"), "--timed", "2"])
+    with pytest.raises(UserError, match="no heads and no layers"):
         prune.main(["--model", folder, "--out", folder + "-h", "--heads", "0.5", *data])
-    with pytest.raises(ValueError, match="exports encoders"):
-        quantize.main(["--model", folder, "--out", folder + "-o", "--method", "onnx"])
+    with pytest.raises(UserError, match="export is for encoders"):
+        quantize.main(["export", "--model", folder, "--out", folder + "-o", "--format", "onnx"])

@@ -1,0 +1,139 @@
+"""search.py: trials, the space of each script, resumption, what is kept and what is refused."""
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+
+import search
+import train
+from pocketbert.errors import UserError
+from pocketbert.models.folder import load_model
+from script_runs import train_argv
+
+TINY = "scratch:layers=1,hidden=16,heads=2,vocab=200"
+
+
+def search_argv(mine, out, trials, *more):
+    """The command line of a search over train.py."""
+    return ["train", "--trials", str(trials), "--minutes", "2", "--out", str(out), "--model", TINY, "--data", str(mine),
+            "--epochs", "2", "--batch-size=16", *more]
+
+
+def read_run(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def load_study(out):
+    return search.optuna.load_study(study_name="search", storage=f"sqlite:///{out / 'study.db'}")
+
+
+# ---- trials ------------------------------------------------------------------------------------------------
+
+def test_search_keeps_the_best_model_resumes_and_respects_fixed_flags(mine, tmp_path, capsys):
+    out = tmp_path / "search"
+    search.main(search_argv(mine, out, 2))
+    search.main(search_argv(mine, out, 4))
+    printed = capsys.readouterr().out
+    assert "2 trials are done" in printed and "best of 4 trials" in printed
+    run = read_run(out / "best")
+    study = load_study(out)
+    assert run["validation"]["macro_f1"] == pytest.approx(study.best_value)
+    assert run["arguments"]["batch_size"] == 16 and "batch-size" not in study.best_params
+    assert {"history.png", "slices.png", "epochs.png"} <= set(os.listdir(out)) and not (out / "trial").exists()
+
+
+def test_main_returns_the_best_trial_and_its_flags_make_the_same_model_again(mine, tmp_path):
+    best = search.main(search_argv(mine, tmp_path / "s", 2))
+    assert best["number"] == load_study(tmp_path / "s").best_trial.number
+    again = train.main([*best["flags"], "--out", str(tmp_path / "again")])
+    assert again["validation"]["macro_f1"] == best["macro_f1"]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "again", tmp_path / "s" / "best")]
+    assert weights[0] == weights[1] and best["folder"] == str(tmp_path / "s" / "best")
+
+
+def test_search_scores_the_model_that_prune_saves_and_not_a_larger_one_on_the_way(mine, tmp_path):
+    train.main(train_argv(mine, tmp_path / "teacher", model="scratch:layers=2,hidden=16,heads=2,vocab=200"))
+    search.main(["prune", "--trials", "2", "--minutes", "2", "--out", str(tmp_path / "s"), "--model",
+                 str(tmp_path / "teacher"), "--data", str(mine), "--heads", "0.5", "--ffn", "0.1", "--steps", "2",
+                 "--epochs", "1"])
+    run = read_run(tmp_path / "s" / "best")
+    assert run["validation"]["macro_f1"] == pytest.approx(load_study(tmp_path / "s").best_value)
+    assert run["pruning"]["steps"][-1]["neurons"] == load_model(tmp_path / "s" / "best")[0].config.intermediate_sizes
+
+
+def test_search_keeps_its_budget_of_minutes_even_within_an_epoch(mine, tmp_path):
+    argv = search_argv(mine, tmp_path / "s", 50, "--patience", "100000")
+    argv[argv.index("--minutes") + 1] = "0.05"
+    argv[argv.index("--epochs") + 1] = "100000"  # one such trial would take hours
+    search.main(argv)
+    assert "stopped: --minutes" in (tmp_path / "s" / "trials.log").read_text()
+
+
+def test_loss_that_explodes_counts_as_a_pruned_trial(mine, tmp_path, monkeypatch):
+    monkeypatch.setitem(search.SPACE, "--lr", lambda trial, depth: [1e-3, 1e30][trial.number])
+    search.main(search_argv(mine, tmp_path / "s", 2))
+    states = [trial.state.name for trial in load_study(tmp_path / "s").trials]
+    assert states == ["COMPLETE", "PRUNED"] and "lower --lr" in (tmp_path / "s" / "trials.log").read_text()
+
+
+# ---- the space of each script ------------------------------------------------------------------------------
+
+def space_of(script, *words):
+    argv = [*words, "--data", "demo", "--epochs", "1", "--out", "o"]
+    return set(search.space_for(script, argv, search.SCRIPTS[script].parse_args(argv)))
+
+
+def test_distill_searches_temperature_and_alpha_too_and_no_flag_that_would_do_nothing():
+    models = ("--teacher", "t", "--student", "gru")
+    assert space_of("distill", *models) - space_of("train", "--model", "m") == {"--temperature", "--alpha"}
+    assert "--temperature" not in space_of("distill", *models, "--loss", "mse")
+    assert "--lr" not in space_of("distill", *models, "--lr", "1e-3")
+
+
+def test_sparse_training_is_searched_without_frozen_layers(mine, tmp_path):
+    train.main(train_argv(mine, tmp_path / "teacher", model="scratch:layers=3,hidden=16,heads=2,vocab=200"))
+    best = search.main(["prune", "weights", "--sparsity", "0.5", "--trials", "4", "--out", str(tmp_path / "s"),
+                        "--model", str(tmp_path / "teacher"), "--data", str(mine), "--epochs", "1"])
+    assert best["flags"][:3] == ["weights", "--sparsity", "0.5"] and "--freeze" not in best["flags"]
+    assert read_run(tmp_path / "s" / "best")["pruning"]["sparsity"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("student, depth", [("teacher:layers=0,2", 2), ("teacher:layers=1:hidden=8", 1),
+                                            ("teacher:hidden=8", 3), ("gru:layers=2", 2), ("scratch:layers=4", 4)])
+def test_search_freezes_no_more_layers_than_the_student_has(student, depth, mine, tmp_path):
+    train.main(train_argv(mine, tmp_path / "teacher", model="scratch:layers=3,hidden=16,heads=2,vocab=200"))
+    assert search.read_depth(SimpleNamespace(student=student, teacher=[str(tmp_path / "teacher")])) == depth
+
+
+def test_a_trained_recurrent_model_is_searched_with_its_own_depth(mine, tmp_path):
+    train.main(train_argv(mine, tmp_path / "gru", model="gru:layers=2,hidden=8,embedding=8,vocab=200", epochs=1))
+    assert search.read_depth(SimpleNamespace(model=str(tmp_path / "gru"))) == 2
+    best = search.main(["train", "--model", str(tmp_path / "gru"), "--data", str(mine), "--epochs", "1", "--trials",
+                        "1", "--out", str(tmp_path / "s")])
+    assert read_run(tmp_path / "s" / "best")["parent"]["name"] == str(tmp_path / "gru") and best["number"] == 0
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------
+
+def test_search_with_another_command_in_the_same_folder_is_an_error(mine, tmp_path):
+    search.main(search_argv(mine, tmp_path / "s", 1))
+    with pytest.raises(UserError, match="another --out"):
+        search.main(search_argv(mine, tmp_path / "s", 1, "--max-length", "16"))
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["train", "--model", TINY, "--epochs", "0"], "--epochs above 0"),
+    (["distill", "--teacher", "t", "--student", TINY, "--seeds", "3"], "--control and --seeds"),
+    (["distill", "--teacher", "t", "--student", TINY, "--control"], "--control and --seeds")])
+def test_a_search_that_could_not_compare_anything_is_refused_before_it_starts(argv, message, mine, tmp_path):
+    with pytest.raises(UserError, match=message):
+        search.main([*argv, "--data", str(mine), "--out", str(tmp_path / "s")])
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_wrong_flag_stops_the_search_before_its_first_trial(mine, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        search.main(search_argv(mine, tmp_path / "s", 1, "--learning-rate", "1"))
+    assert "--learning-rate" in capsys.readouterr().err and not (tmp_path / "s").exists()
