@@ -152,7 +152,7 @@ def save_model(model, tokenizer, folder, run, graph=None):
     """Write a model folder. A process that is killed at any moment leaves the old folder or the new one, or one that
     load_model refuses as unfinished: never a mixture (see files.replacing_files).
 
-    run: the dictionary for run.json, of provenance.provenance; the hashes of the files are added to it
+    run: the dictionary for run.json, of provenance.provenance; the hashes of the files are put into it
     graph: (form, folder) of an exported graph, which takes the place of model.safetensors (see quantization/graph.py)
     """
     folder = Path(folder)
@@ -167,7 +167,8 @@ def save_model(model, tokenizer, folder, run, graph=None):
         else:
             write_tensors(model, staging / "model.safetensors")
         tokenizer.save(staging)
-        write_json(run | hash_files(staging), staging / "run.json")
+        run.update(hash_files(staging))
+        write_json(run, staging / "run.json")
 
 
 def graph_keys(config, form, model):
