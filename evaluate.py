@@ -1,13 +1,14 @@
 """Measure models side by side: quality, bytes, milliseconds, each with its uncertainty. Or label new texts.
 
     python evaluate.py runs/demo/* --data demo --out runs/report
+    python evaluate.py runs/demo/* --test labelled.csv --out runs/report
     python evaluate.py cascade runs/demo/student runs/demo/teacher --data demo --out runs/cascade --max-drop 0.005
     python evaluate.py predict --model runs/demo/student "not a fan of the new app, sadly"
     python evaluate.py predict --model runs/demo/student --input tweets.csv --text text --out labels.jsonl
 
 The rules of the table:
 - The test split is scored here and nowhere else. Without a labelled test file the validation texts are scored, and
-  the report says so.
+  the report says so. `--test FILE` scores all rows of a labelled file of your own.
 - Size is the bytes of the files.
 - Times are medians of runs in which the models take turns, on real texts that are not padded to a maximum length,
   without tokenisation.
@@ -24,9 +25,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_utils import align_labels, batches, open_data
+from data_utils import Dataset, align_labels, batches, load_test_file, open_data
 from model_utils import load_model, predict
 from pocketbert.cli import add_common_flags, parser_for, positive_int, run_script, unit_interval
+from pocketbert.data.build import fingerprint
+from pocketbert.data.rows import STEMS, files_called
+from pocketbert.data.splits import Split
 from pocketbert.data.tables import read_texts
 from pocketbert.errors import UserError
 from pocketbert.evaluation.answers import CHUNK_BATCHES, Answerer, check_files, in_chunks, write_answers
@@ -237,6 +241,24 @@ def measure_cascade(small, large, data, max_drop, batch_size=32, max_length=128,
             "timed_alone": len(alone), "timed_in_bulk": len(bulk), "hardware": hardware()}
 
 
+def open_texts(label_names, data, test, data_dir="data", text=None, label=None):
+    """The Dataset to score, with the label ids of the models; what a user should know is printed.
+
+    label_names: the models'    test: a labelled file of the user's own, all of whose rows are scored; None: `data`
+    """
+    if test is None and Path(data).is_dir() and not files_called(Path(data), STEMS["train"]):
+        test = next(iter(files_called(Path(data), STEMS["test"])), None)  # a folder that only has a test file
+    if test is None:
+        return align_labels(open_data(data, data_dir, text, label), label_names)
+    split, notes = load_test_file(str(test), label_names, text, label)
+    print(f"test file: {test}, {len(split):,} texts")
+    for note in notes:
+        print(f"  {note}")
+    nothing = Split([], [])
+    return Dataset(Path(test).name, list(label_names), nothing, nothing, split, notes, "none",
+                   fingerprint({"test": (split.texts, split.labels)}))
+
+
 def parse_args(argv):
     parser = parser_for(__doc__)
     parser.add_argument("models", nargs="+", metavar="FOLDER", help="model folders; other files are left out")
@@ -246,8 +268,13 @@ def parse_args(argv):
                         "largest file that is not an exported graph)")
     parser.add_argument("--timed", type=positive_int, default=64,
                         help="texts timed at batch 1; an eighth as many batches of 32")
-    add_common_flags(parser)
-    return parser.parse_args(argv)
+    parser.add_argument("--test", metavar="FILE", help="in place of --data: a labelled file of your own, all of whose "
+                        "rows are scored, whichever classes occur in it")
+    add_common_flags(parser, data_required=False)
+    args = parser.parse_args(argv)
+    if (args.data is None) == (args.test is None):
+        parser.error("give --data, or --test FILE, and not both")
+    return args
 
 
 def parse_cascade_args(argv):
@@ -291,8 +318,8 @@ def main(argv=None):
     if args.baseline and args.baseline not in names:
         raise UserError(f"--baseline {args.baseline} is not one of {', '.join(names)}")
     models = open_models(folders, names, args.device)
-    data = open_data(args.data, args.data_dir, args.text, args.label)
-    data = align_labels(data, models[0].model.config.label_names)
+    label_names = models[0].model.config.label_names
+    data = open_texts(label_names, args.data, args.test, args.data_dir, args.text, args.label)
     Path(args.out).mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
 
     # The numbers

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, f1_score
 
 import evaluate
 from pocketbert.cli import run_script
@@ -271,6 +271,35 @@ def test_report_without_a_test_file_says_validation_everywhere(tmp_path, tokeniz
     for words in (page, printed):
         assert "12 validation texts" in words and "no labelled test file" in words
     assert read_json(tmp_path / "m" / "metrics.json")["split"] == "validation"
+
+
+@pytest.mark.parametrize("labels", [LABELS, ["positive"]], ids=["all classes", "one class"])
+@pytest.mark.parametrize("how", ["--test", "folder"])
+def test_all_rows_of_a_labelled_file_are_scored_whatever_its_classes(how, labels, tmp_path, tokenizer, capsys):
+    model = lively_model(tokenizer)
+    save_model(model, tokenizer, tmp_path / "m", run={})
+    write_csv(tmp_path / "data" / "test.csv", many_texts(50), labels)
+    flags = ["--test", tmp_path / "data" / "test.csv"] if how == "--test" else ["--data", tmp_path / "data"]
+    [row] = evaluate.main([tmp_path / "m", *flags, "--out", tmp_path / "report", "--timed", "2"]).models
+    predicted = predict(model, tokenizer(many_texts(50), 40), 8, tokenizer.pad_id).argmax(-1)
+    wanted = [LABELS.index(labels[i % len(labels)]) for i in range(50)]
+    assert sum(scores["texts"] for scores in row.per_class.values()) == 50
+    assert row.accuracy == pytest.approx(accuracy_score(wanted, predicted))
+    assert row.macro_f1 == pytest.approx(f1_score(wanted, predicted, labels=range(3), average="macro", zero_division=0))
+    for words in (capsys.readouterr().out, (tmp_path / "report" / "results.md").read_text()):
+        assert "50 test texts of test.csv" in words and "optimistic" not in words and "chosen" not in words
+
+
+def test_test_file_goes_through_the_gate_for_labels(tmp_path, tokenizer, capsys):
+    save_model(random_model(), tokenizer, tmp_path / "m", run={})
+    (tmp_path / "mine.csv").write_text("text,label\na,Positive\nb,NEGATIVE \nc,-1\nd,\n")
+    results = evaluate.main([tmp_path / "m", "--test", tmp_path / "mine.csv", "--out", tmp_path / "r", "--timed", "1"])
+    assert [results.models[0].per_class[name]["texts"] for name in LABELS] == [1, 0, 1] and results.texts == 2
+    assert "the label '-1'" in capsys.readouterr().out
+    (tmp_path / "mine.csv").write_text("text,label\na,ham\nb,spam\n")
+    with pytest.raises(UserError, match="labels that the model has not: ham, spam"):
+        evaluate.main([tmp_path / "m", "--test", tmp_path / "mine.csv", "--out", tmp_path / "none"])
+    assert not (tmp_path / "none").exists()
 
 
 def test_models_of_two_tasks_are_an_error_and_write_nothing(tmp_path, tokenizer):
