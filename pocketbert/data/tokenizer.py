@@ -25,6 +25,7 @@ from pocketbert.files import write_text
 
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ROBERTA_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+CHARACTERS_AT_ONCE = 2 ** 20  # the backend needs about 20 bytes for each of them until the ids are cut
 
 
 class Tokenizer:
@@ -74,10 +75,12 @@ class Tokenizer:
         if room < 1:
             raise UserError(f"max_length {max_length} leaves no room for text beside the special tokens")
         clean = CLEANERS[self.cleaning]
-        encodings = self.backend.encode_batch_fast([clean(well_formed(text)) for text in texts],
-                                                   add_special_tokens=False)
-        # Cut here rather than by backend.enable_truncation: that would change what other threads see.
-        rows = [self.prefix + encoding.ids[:room] + self.suffix for encoding in encodings]
+        rows = []
+        for group in groups_of(texts, CHARACTERS_AT_ONCE):
+            encodings = self.backend.encode_batch_fast([clean(well_formed(text)) for text in group],
+                                                       add_special_tokens=False)
+            # Cut here and not by backend.enable_truncation: that would change what other threads see.
+            rows += [self.prefix + encoding.ids[:room] + self.suffix for encoding in encodings]
         if self.num_ids > self.vocab_size:
             rows = [[i if i < self.vocab_size else self.unk_id for i in row] for row in rows]
         return rows
@@ -87,6 +90,21 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(self.backend.to_str(), folder / "tokenizer.json")
+
+
+def groups_of(texts, characters):
+    """Lists of consecutive texts with about so many characters together, and at least one text each."""
+    group = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text) if isinstance(text, str) else 0
+        if size >= characters:
+            yield group
+            group = []
+            size = 0
+    if group:
+        yield group
 
 
 def well_formed(text):
@@ -125,11 +143,10 @@ def add_specials(backend, specials, single, pair):
     return backend
 
 
-def bert_backend(vocab, lowercase=True, strip_accents=None, chinese_chars=True):
-    """WordPiece as BERT has it. vocab: piece -> id; strip_accents: None means the same as lowercase."""
+def bert_backend(vocab, lowercase=True):
+    """WordPiece as BERT has it. vocab: piece -> id."""
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(
-        lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese_chars)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     return add_specials(backend, BERT_SPECIALS, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")

@@ -5,6 +5,7 @@ The files are small and made here: two tokenizers are trained on the texts below
 
 import json
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -13,11 +14,18 @@ from pathlib import Path
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
-from transformers import BertTokenizer, BertweetTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
+from transformers import (
+    BertTokenizer,
+    BertweetTokenizer,
+    CamembertTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
 
-from pocketbert.data.tokenizer import Tokenizer, train_wordpiece
+from pocketbert.data.tokenizer import Tokenizer, groups_of, train_wordpiece
 from pocketbert.data.tokenizer_files import load_tokenizer
 from pocketbert.data.tweets import CLEANERS, clean_bertweet, clean_cardiff, default_cleaning
+from pocketbert.errors import UserError
 
 TWEETS = [
     "Just had the BEST coffee ever!!! ☕️😍 @barista_joe thanks https://t.co/AbC123",
@@ -156,19 +164,117 @@ def test_truncation_and_padding_of_the_file_are_ignored(forms, tmp_path):
     assert load(tmp_path)(TWEETS, 64) == load(forms["json"])(TWEETS, 64)
 
 
-def test_sentencepiece_model_is_read_with_the_ids_of_fairseq(tmp_path):
+def write_sentencepiece(folder, pieces):
+    """sentencepiece.bpe.model, a protobuf. pieces: [(piece, log-probability)]"""
     def field(number, payload):                                      # one length-delimited protobuf field
         return bytes([number << 3 | 2, len(payload)]) + payload
-    scores = [("<unk>", b"\0\0\0\0"), ("<s>", b"\0\0\0\0"), ("</s>", b"\0\0\0\0"),
-              ("▁", b"\0\0\x80\xc0"), ("▁a", b"\0\0\x80\xbf"), ("b", b"\0\0\x80\xbf")]     # -4, -1, -1
-    pieces = [field(1, field(1, piece.encode()) + b"\x15" + score) for piece, score in scores]
-    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"".join(pieces))
+    fields = [field(1, field(1, piece.encode()) + b"\x15" + struct.pack("<f", score)) for piece, score in pieces]
+    (folder / "sentencepiece.bpe.model").write_bytes(b"".join(fields))
+
+
+def test_sentencepiece_model_is_read_with_the_ids_of_fairseq(tmp_path):
+    write_sentencepiece(tmp_path, [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), ("▁", -4.0), ("▁a", -1.0), ("b", -1.0)])
     tokenizer = load(tmp_path)
     assert tokenizer(["ab  a b", "a?"], 16) == [[0, 5, 6, 5, 4, 6, 2], [0, 5, 3, 2]]       # 3 + 1 is "▁"
     assert tokenizer.backend.token_to_id("<mask>") == tokenizer.vocab_size - 1 == 7
-    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"".join(pieces)[:-3])
+    whole = (tmp_path / "sentencepiece.bpe.model").read_bytes()
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(whole[:-3])
     with pytest.raises(ValueError, match="sentencepiece.bpe.model is broken"):
         load(tmp_path)
+
+
+# ---- added tokens, lower case beside a tokenizer.json, CamemBERT -------------------------------------------
+
+SPOKEN = ["Great [USER] sad[URL]x AWFUL", "[user] Great", " [USER]  [URL] ", "@USERHTTPURL x @USER", "the cat <mask>"]
+
+
+def copy(folder, target):
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+
+
+def theirs(kind, folder):
+    tokenizer = kind.from_pretrained(str(folder))
+    return [tokenizer(text)["input_ids"] for text in SPOKEN + TWEETS]
+
+
+def decoder_of(added, **properties):
+    flat = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": False}
+    return {str(i): {"content": token, **flat, **properties} for token, i in added.items()}
+
+
+@pytest.mark.parametrize("properties", [None, {}, {"normalized": True}, {"special": True}, {"lstrip": True},
+                                        {"single_word": True}])
+@pytest.mark.parametrize("name, kind", [("wordpiece", BertTokenizer), ("roberta", RobertaTokenizer)])
+def test_added_tokens_have_the_ids_of_transformers(forms, tmp_path, name, kind, properties):
+    """None: as added_tokens.json; otherwise as added_tokens_decoder of tokenizer_config.json."""
+    copy(forms[name], tmp_path)
+    size = load(tmp_path).vocab_size
+    added = {"[USER]": size, "[URL]": size + 1, "@USER": size + 2, "HTTPURL": size + 3}
+    if properties is None:
+        (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": ["[USER]"]}))
+    else:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(
+            {"tokenizer_class": kind.__name__, "added_tokens_decoder": decoder_of(added, **properties)}))
+    ours = load(tmp_path)
+    assert ours.vocab_size == size + 4
+    assert ours(SPOKEN + TWEETS, 1000) == theirs(kind, tmp_path)
+    ours.save(tmp_path / "saved")
+    assert load(tmp_path / "saved")(SPOKEN + TWEETS, 1000) == ours(SPOKEN + TWEETS, 1000)
+
+
+def test_added_tokens_of_bertweet_are_whole_and_real(forms, tmp_path):
+    copy(forms["bertweet"], tmp_path)
+    size = load(tmp_path).vocab_size
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[USER]": size}))
+    tokenizer = load(tmp_path)
+    assert tokenizer.vocab_size == size + 1 and tokenizer(["the [USER] cat"], 64)[0].count(size) == 1
+    assert tokenizer(["the other cat"], 64) == load(forms["bertweet"])(["the other cat"], 64)
+
+
+def test_a_token_added_beside_a_tokenizer_json_and_a_gap_between_the_ids(forms, tmp_path):
+    copy(forms["json"], tmp_path)
+    size = load(tmp_path).vocab_size
+    options = {"added_tokens_decoder": decoder_of({"[USER]": size + 3})}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    assert size + 3 in load(tmp_path)(["a [USER]"], 64)[0] and load(tmp_path).vocab_size == size + 4
+
+
+@pytest.mark.parametrize("added", [{"[USER]": 10 ** 18}, {"[USER]": 7}, {"[USER]": "x"}, [1]])
+def test_added_tokens_with_impossible_ids_are_one_line(forms, tmp_path, added):
+    copy(forms["wordpiece"], tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    with pytest.raises(UserError) as error:
+        load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"do_lower_case": False}, {"do_lower_case": True},
+                                     {"do_lower_case": True, "strip_accents": False},
+                                     {"do_lower_case": False, "tokenize_chinese_chars": False}])
+@pytest.mark.parametrize("name", ["wordpiece", "cased"])
+def test_tokenizer_config_decides_about_lower_case_beside_a_tokenizer_json(forms, tmp_path, name, options):
+    load(forms[name]).save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **options}))
+    assert load(tmp_path)(SPOKEN + TWEETS, 1000) == theirs(BertTokenizer, tmp_path)
+    options = {"tokenizer_class": "PreTrainedTokenizerFast", **options}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+    assert load(tmp_path)(TWEETS, 1000) == load(forms[name])(TWEETS, 1000)      # which does not know the option
+
+
+@pytest.mark.parametrize("config", [{"model_type": "camembert"}, {"tokenizer_class": "CamembertTokenizer"}])
+def test_camembert_has_its_own_numbers(tmp_path, config):
+    words = [("▁", -4.0), ("▁bon", -2.0), ("▁jour", -2.2), *((c, -5.0) for c in "abcdefghijklmnopqrstuvwxyz")]
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *words]
+    write_sentencepiece(tmp_path, pieces)
+    first = [(token, 0.0) for token in ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>")] + [("<unk>NOTUSED", -100.0)]
+    oracle = CamembertTokenizer(vocab=[*first, *pieces[1:], ("<mask>", 0.0)])
+    tokenizer = load(tmp_path, config)
+    texts = ["bon jour", "bonjour zé", "<s> bon <mask>", "", "a <unk>NOTUSED b"]
+    assert tokenizer(texts, 100) == [oracle(text)["input_ids"] for text in texts]
+    assert tokenizer(["bon"], 8) == [[5, 8, 6]] and (tokenizer.pad_id, tokenizer.unk_id) == (1, 3)
+    assert load(tmp_path)(["bon"], 8) == [[0, 5, 2]]                           # XLM-R
 
 
 # ---- odd input -----------------------------------------------------------------------------------------
@@ -182,6 +288,15 @@ def test_odd_texts_give_at_most_max_length_ids(forms, name, cleaning):
     rows = tokenizer(odd, 32)
     assert all(len(tokenizer.prefix) + len(tokenizer.suffix) <= len(row) <= 32 for row in rows)
     assert rows[0] == tokenizer.prefix + tokenizer.suffix
+
+
+def test_texts_are_encoded_in_groups_of_bounded_size_with_the_same_ids(forms, monkeypatch):
+    tokenizer = load(forms["wordpiece"])
+    whole = tokenizer(TWEETS, 16)
+    monkeypatch.setattr("pocketbert.data.tokenizer.CHARACTERS_AT_ONCE", 100)
+    assert tokenizer(TWEETS, 16) == whole
+    sizes = [sum(map(len, group)) for group in groups_of(TWEETS, 100)]
+    assert len(sizes) > 5 and max(sizes) < 100 + max(map(len, TWEETS)) and sum(sizes) == sum(map(len, TWEETS))
 
 
 def test_half_a_surrogate_pair_is_the_replacement_character_and_a_whole_one_is_its_emoji(forms):

@@ -284,8 +284,10 @@ def publish(hub, vocabularies, tmp_path):
 
 
 def expected_files(layout, folder):
-    shards = sorted(path.name for path in folder.glob("*-of-*"))
-    return sorted([name for name in layout.asked.split() if name != "SHARDS"] + shards)
+    """tokenizer_config.json is read whenever it is there: it decides about lower case and added tokens."""
+    shards = [path.name for path in folder.glob("*-of-*")]
+    options = ["tokenizer_config.json"] if layout.options is not None else []
+    return sorted({name for name in layout.asked.split() if name != "SHARDS"} | {*shards, *options})
 
 
 def cleaned(name, texts):
