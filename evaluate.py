@@ -328,10 +328,10 @@ def main(argv=None):
                       timed=args.timed)
 
     # The files
-    write_metrics(results)
+    notes = write_metrics(results)
     files = write_report(results, args.out)
     print("\n" + results_table(results) + "\n")
-    print("\n".join(remarks(results)))
+    print("\n".join(remarks(results) + notes))
     print(f"{args.out}: {', '.join(files)}")
     return results
 

@@ -10,12 +10,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
 import evaluate
@@ -312,6 +314,40 @@ def test_models_of_two_tasks_are_an_error_and_write_nothing(tmp_path, tokenizer)
     assert not (tmp_path / "report").exists() and not list(tmp_path.rglob("metrics.json"))
 
 
+def published(folder, tokenizer, weights, vocabulary):
+    """A model folder as others publish it: weights as a pickle or safetensors, the tokenizer as vocab.txt or ours."""
+    save_model(random_model(), tokenizer, folder, run={})
+    (folder / "run.json").unlink()
+    if weights == "pytorch_model.bin":
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    if vocabulary == "vocab.txt":
+        vocab = tokenizer.backend.get_vocab()
+        (folder / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.get)) + "\n")
+        (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize("weights, vocabulary", [
+    ("model.safetensors", "vocab.txt"), ("pytorch_model.bin", "tokenizer.json"), ("pytorch_model.bin", "vocab.txt")])
+def test_folder_as_others_publish_it_gets_a_report(weights, vocabulary, tmp_path, tokenizer):
+    published(tmp_path / "m", tokenizer, weights, vocabulary)
+    write_csv(tmp_path / "mine.csv", many_texts(40))
+    [row] = evaluate.main([tmp_path / "m", "--test", tmp_path / "mine.csv", "--out", tmp_path / "report",
+                           "--timed", "1"]).models
+    assert row.bytes == os.path.getsize(tmp_path / "m" / weights)
+    assert row.tokenizer_bytes == os.path.getsize(tmp_path / "m" / vocabulary)
+    assert (tmp_path / "report" / "results.md").exists() and (tmp_path / "m" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("missing, words", [("model.safetensors", "no weights"), ("tokenizer.json", "no tokenizer")])
+def test_what_a_folder_lacks_is_said_before_the_work(missing, words, tmp_path, tokenizer):
+    save_model(random_model(), tokenizer, tmp_path / "m", run={})
+    (tmp_path / "m" / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=words):
+        evaluate.main([tmp_path / "m", "--data", "demo", "--out", tmp_path / "report"])
+    assert not (tmp_path / "report").exists()
+
+
 # --- predict ----------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -453,12 +489,15 @@ def test_predict_answers_each_line_of_a_pipe_that_stays_open(model_folder, ask):
     """As in `tail -f x | python evaluate.py predict`: each answer is read before the next line is written."""
     command = [sys.executable, SCRIPT, "predict", "--model", model_folder]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        watchdog = threading.Timer(120, process.kill)  # without an answer readline() would wait for ever
+        watchdog.start()
         answers = []
         for line in (b"good\n", b"not a good phone :(\n", b"\n"):
             process.stdin.write(line)
             process.stdin.flush()
             answers.append(json.loads(process.stdout.readline()))
         rest, _ = process.communicate(b"one\ntwo\nhalf a line")
+        watchdog.cancel()
     assert process.returncode == 0 and len(rest.splitlines()) == 3
     for answer, text in zip(answers, ("good", "not a good phone :(", ""), strict=True):
         assert alike(answer, ask(text)[0])

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 
 import numpy as np
 
@@ -11,12 +12,20 @@ def figure_file(path, rows=1, columns=1, **options):
     """(figure, axes (rows, columns)) to draw on; written to `path` at the end of the with block.
 
     A Figure of its own, not one of pyplot's: no screen is needed, and a program that calls us keeps its own figures.
+    Names of models and labels are text, whatever is in them: matplotlib would read "$" as mathematics.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    figure = Figure(**options)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    yield figure, axes
-    figure.savefig(path, dpi=130, bbox_inches="tight")
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # an emoji becomes a box
+        figure = Figure(**options)
+        yield figure, figure.subplots(rows, columns, squeeze=False)
+        figure.savefig(path, dpi=130, bbox_inches="tight")
+
+
+def legend_name(name):
+    """matplotlib leaves names that start with "_" out of a legend."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def colours(names):
@@ -43,7 +52,8 @@ def plot_scores(results, cost, xlabel, path):
         for model in results.models:
             below, above = model.macro_f1 - model.f1_low, model.f1_high - model.macro_f1
             ax.errorbar(getattr(model, cost), model.macro_f1, yerr=[[max(0, below)], [max(0, above)]], fmt="o",
-                        markersize=8, capsize=3, color=colour_of[model.name], label=model.name)
+                        markersize=8, capsize=3, color=colour_of[model.name],
+                        label=legend_name(model.name))
         ax.set(xscale="log", xlabel=xlabel, ylabel="macro-F1 (bars: 95 % bootstrap interval)")
         format_logarithmic_axis(ax.xaxis)
         ax.grid(alpha=0.3, which="both")
@@ -91,7 +101,7 @@ def plot_histories(results, path):
             if not model.history:
                 continue
             epochs = range(1, len(model.history) + 1)
-            style = {"color": colour_of[model.name], "label": model.name, "marker": "o"}
+            style = {"color": colour_of[model.name], "label": legend_name(model.name), "marker": "o"}
             left.plot(epochs, [epoch["loss"] for epoch in model.history], **style)
             right.plot(epochs, [epoch["macro_f1"] for epoch in model.history], **style)
         left.set(xlabel="epoch", ylabel="training loss (of the run's own objective)")

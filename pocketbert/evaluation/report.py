@@ -118,7 +118,15 @@ def write_report(results, out):
 
 
 def write_metrics(results):
-    """Write metrics.json into the folder of each model: its row, the data, the hardware."""
+    """Write metrics.json into the folder of each model: its row, the data, the hardware.
+
+    Returns a sentence for each folder that cannot be written to: the report does not depend on it.
+    """
+    notes = []
     about = {key: value for key, value in results.as_dict().items() if key not in ("models", "label_names")}
     for model in results.models:
-        write_json(about | model.as_dict(), Path(model.folder) / "metrics.json")
+        try:
+            write_json(about | model.as_dict(), Path(model.folder) / "metrics.json")
+        except OSError as error:
+            notes.append(f"{model.folder}/metrics.json is not written ({error.strerror or error})")
+    return notes

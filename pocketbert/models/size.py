@@ -6,12 +6,27 @@ from pathlib import Path
 MODEL_FILES = ("model.safetensors", "model.onnx", "openvino_model.xml", "openvino_model.bin")
 
 
+# The first of these that is there holds the weights of a folder from elsewhere; * is the number of a shard.
+OTHER_WEIGHTS = ("model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+# The same for the tokenizer, in the order in which tokenizer_files.load_tokenizer looks.
+TOKENIZER_FILES = (("tokenizer.json",), ("bpe.codes", "vocab.txt"), ("vocab.json", "merges.txt"), ("vocab.txt",),
+                   ("sentencepiece.bpe.model",))
+
+
 def file_bytes(folder):
-    """Bytes on disk: {"model": of model.safetensors, or of an exported graph, "tokenizer": of tokenizer.json}."""
-    files = [path for path in (Path(folder) / name for name in MODEL_FILES) if path.exists()]
+    """Bytes on disk: {"model": of the weight files, or of an exported graph, "tokenizer": of the tokenizer's files}."""
+    folder = Path(folder)
+    files = [folder / name for name in MODEL_FILES if (folder / name).exists()]
+    for pattern in OTHER_WEIGHTS:
+        files = files or list(folder.glob(pattern))
     if not files:
-        raise FileNotFoundError(f"{folder} has none of {', '.join(MODEL_FILES)}: it is not a model folder")
-    return {"model": sum(map(os.path.getsize, files)), "tokenizer": os.path.getsize(Path(folder) / "tokenizer.json")}
+        raise FileNotFoundError(f"{folder} has no weights ({', '.join(MODEL_FILES + OTHER_WEIGHTS)}): it is not a "
+                                "model folder")
+    tokenizer = next((names for names in TOKENIZER_FILES if all((folder / name).exists() for name in names)), None)
+    if tokenizer is None:
+        raise FileNotFoundError(f"{folder} has no tokenizer (tokenizer.json, vocab.txt ...): it is not a model folder")
+    return {"model": sum(map(os.path.getsize, files)),
+            "tokenizer": sum(os.path.getsize(folder / name) for name in tokenizer)}
 
 
 def count_parameters(model):
