@@ -271,14 +271,19 @@ def test_no_two_epochs_of_any_seeds_have_the_same_batches(folder, monkeypatch):
     assert len(orders) == 9 and all(a != b for a, b in itertools.combinations(orders, 2))
 
 
-def test_control_is_the_model_that_train_py_trains(folder):
-    flags = ["--epochs", 2, "--lr", 1e-2]
+@pytest.mark.parametrize("flags", [["--accumulate", 2, "--max-grad-norm", 0], ["--max-grad-norm", 0.01],
+                                   ["--lr", 0.2, "--epochs", 4]], ids=["accumulate", "clip", "best epoch"])
+def test_control_is_the_model_that_train_py_trains(folder, flags):
+    flags = ["--epochs", 2, "--lr", 1e-2, "--batch-size", 8, *flags]
     run(folder, "--student", "gru:hidden=8", "--control", *flags)
     train.main(["--model", "gru:hidden=8", "--data", str(folder / "mine.csv"), "--out", str(folder / "trained"),
                 *map(str, flags)])
     trained = weights(folder / "trained")
     for name, tensor in weights(folder / "out-alone").items():
         torch.testing.assert_close(tensor, trained[name])
+    if 0.2 in flags:  # otherwise keeping the last epoch would pass, too
+        scores = [row["macro_f1"] for row in alone(folder)["history"]]
+        assert scores.index(max(scores)) < len(scores) - 1
 
 
 def test_scores_of_every_seed_are_kept_and_the_first_ones_model(folder, capsys):
