@@ -32,6 +32,10 @@ DISTILBERT_KEYS = {  # DistilBERT has other names for the same things
     "intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout", "classifier_dropout": "seq_classif_dropout"}
 
+STALE_KEYS = (  # what a parent's config.json says of its own file, its own head or its own code
+    "problem_type", "num_labels", "_num_labels", "dtype", "torch_dtype", "quantization_config", "pruned_heads",
+    "auto_map")
+
 OUR_KEYS = ("base_model_type", "heads_per_layer", "neurons_per_layer", "head_size", "stored_forms", "int8_engine",
             "runtime", "num_parameters")  # not in Hugging Face's config.json
 
@@ -96,10 +100,9 @@ class EncoderConfig:
         A dense model whose layers are alike is a valid Hugging Face folder. Any other has model_type "pocketbert", so
         that `transformers` refuses it instead of filling the gaps with random numbers.
         """
-        config = {key: value for key, value in self.hf.items() if key not in OUR_KEYS}
+        config = {key: value for key, value in self.hf.items() if key not in (*OUR_KEYS, *STALE_KEYS)}
         config |= self.shared_keys()
-        if not self.is_plain():
-            config |= self.compressed_keys()
+        config |= {"dtype": "float32"} if self.is_plain() else self.compressed_keys()
         return config
 
     @property
@@ -129,6 +132,7 @@ class EncoderConfig:
             "architectures": [f"{HEAD_CLASSES[self.model_type]}ForSequenceClassification"],
             "model_type": self.model_type, "max_position_embeddings": self.max_position_embeddings,
             "pad_token_id": self.pad_token_id, "layer_norm_eps": self.layer_norm_eps,
+            "problem_type": "single_label_classification",
             "id2label": {str(i): name for i, name in enumerate(self.label_names)},
             "label2id": {name: i for i, name in enumerate(self.label_names)}}
 
@@ -149,7 +153,7 @@ def read_encoder_config(hf):
     values = hf
     if family == "distilbert":
         values = hf | {bert: hf.get(distilbert) for bert, distilbert in DISTILBERT_KEYS.items()}
-    text(values, "position_embedding_type", "absolute", choices=["absolute"])
+    refuse_other_models(values)
     config = EncoderConfig(
         family=family, hidden_size=whole(values, "hidden_size"), vocab_size=whole(values, "vocab_size"),
         max_position_embeddings=whole(values, "max_position_embeddings", 512),
@@ -166,6 +170,19 @@ def read_encoder_config(hf):
     if config.max_length < 1:
         raise UserError(f"max_position_embeddings {config.max_position_embeddings} leaves no position for a token")
     return config
+
+
+def refuse_other_models(values):
+    """Raise a UserError for what changes the answers and is not supported here."""
+    text(values, "position_embedding_type", "absolute", choices=["absolute"])
+    if values.get("is_decoder"):
+        raise UserError("is_decoder: this model reads from left to right only; use an encoder")
+    if values.get("pruned_heads"):
+        raise UserError("pruned_heads is not supported; save the model after pruning, or load the unpruned one")
+    if quantization := values.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise UserError(f"the weights are quantized by {method!s:.40}, which only transformers reads; load the model "
+                        "that they were made from, and use quantize.py")
 
 
 def read_layer_sizes(config, values):

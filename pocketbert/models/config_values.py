@@ -106,6 +106,17 @@ def text_map(hf, key):
     return dict(value)
 
 
+def check_task(hf, names):
+    """Raise a UserError unless the head gives one probability to each of at least two labels, which sum to 1."""
+    task = text(hf, "problem_type", "single_label_classification")
+    if task == "regression" or len(names) == 1:
+        raise UserError("this is a regression model: it predicts a number, not one of several labels; to train a "
+                        "classifier from it, replace the head (--new-head)")
+    if task != "single_label_classification":
+        raise UserError(f"problem_type {task!r} is not supported: here each text has one label; to train a classifier "
+                        "from this model, replace the head (--new-head)")
+
+
 def label_names(hf):
     """The names of the labels in the order of their numbers; None where the file names none.
 

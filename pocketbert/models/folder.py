@@ -24,7 +24,7 @@ from pocketbert.errors import UserError
 from pocketbert.files import UNFINISHED, is_unfinished, read_json, replacing_files, write_json
 from pocketbert.hub import Folder, repository
 from pocketbert.models.config import EncoderConfig
-from pocketbert.models.config_values import naming, text, whole
+from pocketbert.models.config_values import check_task, naming, text, whole
 from pocketbert.models.hashes import check_hashes, checking_hashes, hash_files, saved_hashes
 from pocketbert.models.hf_names import to_hf_name
 from pocketbert.models.recipes import RECIPES
@@ -91,14 +91,18 @@ def read_config(hf, source):
 
 def without_head(hf):
     """A config.json without what it says of its classification head."""
-    return {key: value for key, value in hf.items() if key not in ("id2label", "label2id", "num_labels")}
+    of_the_head = ("id2label", "label2id", "num_labels", "problem_type")
+    return {key: value for key, value in hf.items() if key not in of_the_head}
 
 
 def load_graph(find, config, hashes):
     """The exported graph that config.json names. Its files are checked before the runtime reads them."""
     form = config.hf["runtime"]
-    num_parameters = whole(config.hf, "num_parameters", 0)
-    check_hashes(map(refuse_pointer, graph_paths(find, form)), hashes)
+    with naming(f"{find.name}/config.json"):
+        num_parameters = whole(config.hf, "num_parameters", 0)
+        check_task(config.hf, config.label_names)
+        paths = graph_paths(find, form)
+    check_hashes(map(refuse_pointer, paths), hashes)
     model = resolve_name("pocketbert.quantization.graph:open_runtime")(find("config.json").parent, form, config)
     model.num_parameters = num_parameters
     return model

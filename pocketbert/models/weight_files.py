@@ -126,7 +126,7 @@ def read_pickle(path):
 
 def unwrapped(named):
     """The same values under the names of the bare model, if a wrapper's name is in front of all of them."""
-    for wrapper in WRAPPERS:
+    for wrapper in WRAPPERS * 2:  # also one inside the other
         if named and all(str(name).startswith(wrapper) for name in named):
             named = {name.removeprefix(wrapper): value for name, value in named.items()}
     return named

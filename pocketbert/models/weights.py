@@ -9,6 +9,7 @@ import torch
 
 from pocketbert.errors import UserError
 from pocketbert.models.config import EncoderConfig
+from pocketbert.models.config_values import check_task, naming
 from pocketbert.models.device import shapes_only
 from pocketbert.models.encoder import Encoder, Head, init_weights
 from pocketbert.models.hf_names import NOT_OURS, from_hf_name
@@ -30,6 +31,9 @@ def load_weights(name, config, paths, label_names=None, new_head=False):
     if needs_head:
         shapes = {ours: shape for ours, shape in shapes.items() if not ours.startswith("head.out.")}
         prepare_new_head(config, label_names, name)
+    else:
+        with naming(f"{name}/config.json"):
+            check_task(config.hf, config.label_names)
     model = empty_model(config, f"{name}/config.json")
     expected = model.state_dict()
     fresh = {ours for ours in expected if needs_head and ours.startswith("head.") and ours not in shapes}

@@ -1,5 +1,6 @@
 """load_model: Hugging Face folders and ours, new heads, and one line for each that is broken."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pocketbert.models.folder import load_model
+from pocketbert.errors import UserError
+from pocketbert.models.folder import load_model, parent_of, save_model
 
 
 def test_gamma_beta_prefix_and_pretraining_heads_are_read(hf_folder, padded_batch):
@@ -134,3 +136,77 @@ def test_damaged_folder_is_a_one_line_error_that_names_it(damage, hf_folder, tmp
         load_model(folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
     assert not Path("evil-was-here").exists()
+
+
+# ---- folders of other kinds ------------------------------------------------------------------------------
+
+def test_lora_adapter_is_told_to_be_merged(hf_folder):
+    folder, _ = hf_folder("bert")
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "model.safetensors").unlink()
+    for _ in range(2):
+        with pytest.raises(UserError, match="LoRA adapter.*merge"):
+            load_model(folder)
+        (folder / "config.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_git_lfs_pointer_is_told_to_be_fetched(name, hf_folder):
+    folder, _ = hf_folder("bert")
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match=f"{name} is a git-lfs pointer.*git lfs pull"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_names_of_a_wrapped_model_are_read(wrapper, hf_folder, padded_batch):
+    folder, _ = hf_folder("bert")
+    expected = load_model(folder)[0](*padded_batch)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({wrapper + name: tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    assert torch.equal(load_model(folder)[0](*padded_batch), expected)
+
+
+@pytest.mark.parametrize("weight_map", ['{"weight_map": [1]}', '{"weight_map": {"a": 3}}', '{"weight_map": {}}', "{}",
+                                        '{"weight_map": {"a": "../x"}}', '{"weight_map": {"a": "gone.safetensors"}}'])
+def test_weight_map_that_is_no_map_is_one_line(weight_map, hf_folder):
+    folder, _ = hf_folder("bert")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(weight_map)
+    with pytest.raises((UserError, FileNotFoundError)) as error:
+        load_model(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", [b"\x80\x02}q\x00.", b"\x80\x04\x95" + b"\xff" * 40, b"PK\x03\x04" + bytes(60),
+                                     b"x", b"\x80\x02]q\x00(K\x01K\x02e.", b"\x80\x05" + b"(" * 9999 + b"."])
+def test_pickle_of_anything_else_is_one_line(content, hf_folder):
+    folder, _ = hf_folder("bert")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_model(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_pickle_of_the_old_format_is_read(hf_folder, padded_batch):
+    folder, _ = hf_folder("bert")
+    expected = load_model(folder)[0](*padded_batch)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert torch.equal(load_model(folder)[0](*padded_batch), expected)
+
+
+def test_parent_is_the_file_that_was_loaded(hf_folder, tmp_path, tokenizer):
+    """A folder of the Hub may hold safetensors, a pickle and a graph; only the first is loaded."""
+    folder, _ = hf_folder("bert")
+    (folder / "model.onnx").write_bytes(b"a graph")
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert parent_of(str(folder)) == {"name": str(folder), "sha256": digest}
+    save_model(load_model(folder)[0], tokenizer, tmp_path / "child", run={})
+    files = json.loads((tmp_path / "child" / "run.json").read_text())["files"]
+    assert parent_of(str(tmp_path / "child"))["sha256"] == files["model.safetensors"]
+    assert parent_of("gru:hidden=8") == {"name": "gru:hidden=8"}

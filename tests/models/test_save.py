@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from pocketbert.errors import UserError
 from pocketbert.files import UNFINISHED
@@ -143,3 +144,48 @@ def test_a_kill_while_an_interrupted_save_is_repeated_leaves_no_folder_that_open
         if finished:
             break
     assert 20 < moment < 199
+
+
+def test_all_files_have_the_same_mode(tmp_path, tokenizer):
+    before = os.umask(0o027)
+    try:
+        save_model(random_model(), tokenizer, tmp_path / "m", run={})
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()} == {0o640}
+
+
+def test_a_full_disk_is_one_line_and_the_old_folder_is_whole(tmp_path, tokenizer, monkeypatch):
+    save_model(random_model(seed=0), tokenizer, tmp_path / "m", run={})
+
+    def full(*args, **options):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("pocketbert.models.folder.save_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        save_model(random_model(seed=1), tokenizer, tmp_path / "m", run={})
+    assert str(tmp_path / "m") in str(error.value) and "\n" not in str(error.value)
+    assert all(map(torch.equal, load_model(tmp_path / "m")[0].parameters(), random_model(seed=0).parameters()))
+    assert not (tmp_path / "m" / UNFINISHED).exists()
+
+
+def test_folder_whose_run_json_make_has_removed_may_be_written_again(tmp_path, tokenizer):
+    save_model(random_model(seed=0), tokenizer, tmp_path / "m", run={})
+    (tmp_path / "m" / "run.json").unlink()
+    check_out(tmp_path / "m")
+    save_model(random_model(seed=1), tokenizer, tmp_path / "m", run={})
+    load_model(tmp_path / "m")
+
+
+def test_out_may_be_a_link_or_the_current_folder_and_a_link_to_nowhere_is_refused(tmp_path, tokenizer, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    save_model(random_model(), tokenizer, tmp_path / "link", run={})
+    assert (tmp_path / "link").is_symlink()
+    load_model(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    save_model(random_model(seed=1), tokenizer, ".", run={})
+    load_model(".")
+    (tmp_path / "lost").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match="link to nowhere"):
+        check_out(tmp_path / "lost")
