@@ -14,6 +14,7 @@ like length, so little is padding.
 """
 
 import math
+import shlex
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +120,7 @@ def main(argv=None, after_epoch=None):
 
 def next_command(model, folder, data):
     """The pruning that suits the model."""
-    arguments = f"--model {folder} {data} --out {folder}-pruned"
+    arguments = f"--model {shlex.quote(folder)} {data} --out {shlex.quote(folder + '-pruned')}"
     if isinstance(model, Encoder):
         return f"python prune.py {arguments} --heads 0.5 --ffn 0.5"
     if model.config.ngrams == 1:

@@ -31,6 +31,18 @@ def test_main_returns_what_run_json_says(mine, tmp_path):
     assert json.loads(json.dumps(run)) == json.loads((tmp_path / "out" / "run.json").read_text())
 
 
+def test_the_next_command_quotes_a_folder_with_a_blank(mine, tmp_path, capsys):
+    folder = tmp_path / "my out"
+    train.main(train_argv(mine, folder, epochs=1))
+    assert f"prune.py --model '{folder}' --data" in capsys.readouterr().out
+
+
+def test_negative_seed_is_refused(mine, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train.main(train_argv(mine, tmp_path / "out", seed=-1))
+    assert "--seed: -1 is below 0" in capsys.readouterr().err
+
+
 def test_same_seed_gives_the_same_weights_and_another_seed_others(mine, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train.main(train_argv(mine, tmp_path / name, seed=seed, epochs=1))
