@@ -202,8 +202,10 @@ class SoftMovement(FixedMasks):
 class RigL(FixedMasks):
     """Sparse from the first step to the last; now and then the smallest weights are exchanged (Evci et al. 2020).
 
-    It starts with the largest weights of the model, and each matrix keeps its own number of weights.
-    alpha: the share of them that is exchanged at first
+    It starts with the largest weights of the model, and each matrix keeps its own number of weights. As in the paper,
+    only active weights have a gradient, so that one that grows has no moments of its inactive time in the optimizer,
+    and the exchange takes the place of a step (here: of the pruned matrices alone).
+    alpha: the share of the weights that is exchanged at first
     """
 
     def __init__(self, modules, num_steps, sparsity, every=50, alpha=0.3):
@@ -214,15 +216,19 @@ class RigL(FixedMasks):
         self.alpha = alpha
         self.zero_masked()
 
+    @torch.no_grad()
     def before_step(self):
         step = self.schedule.step
         if 0 < step < self.schedule.end and step % self.schedule.every == 0:
             self.exchange(cosine_fraction(step, self.schedule.end, self.alpha))
+        else:
+            for name, weight in self.weights.items():
+                weight.grad.masked_fill_(~self.masks[name], 0)
 
-    @torch.no_grad()
     def exchange(self, fraction):
         for name, weight in self.weights.items():
             weight.data, self.masks[name] = drop_and_grow(weight, self.masks[name], weight.grad, fraction)
+            weight.grad = None  # torch's optimizers pass over parameters without a gradient
 
     def after_step(self):
         self.schedule.step += 1

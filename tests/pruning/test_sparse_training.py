@@ -13,6 +13,7 @@ from pocketbert.pruning.sparse_training import (
     TRAINED,
     FixedMasks,
     Movement,
+    RigL,
     SoftMovement,
     cosine_fraction,
     cubic_sparsity,
@@ -96,10 +97,12 @@ def test_training_reaches_the_asked_sparsity_and_keeps_it_and_learns(name, texts
 
     before, seen = loss(), []
     for _ in train(model, method, texts, steps):
-        seen.append(sparsity_of(model))
+        masked = torch.cat([mask.flatten() for mask in method.masks.values()])
+        seen.append(1 - masked.float().mean().item())
         for key, module in prunable(model).items():
             assert not module.weight[~method.masks[key]].any()  # gone is exactly zero after every step
-    assert seen[-1] == pytest.approx(0.8, abs=2e-3) and method.at_target() and loss() < before
+    assert seen[-1] == pytest.approx(0.8, abs=2e-3) and sparsity_of(model) == pytest.approx(0.8, abs=2e-3)
+    assert method.at_target() and loss() < before
     if name == "rigl":
         assert max(seen) - min(seen) < 2e-3
     else:
@@ -174,6 +177,32 @@ def test_rigl_drops_the_smallest_grows_the_largest_gradients_from_zero_and_keeps
         mask = torch.rand(7, 11) > 0.3
         _, new_mask = drop_and_grow(torch.randn(7, 11) * mask, mask, torch.randn(7, 11), fraction)
         assert new_mask.sum() == mask.sum()
+
+
+def test_rigls_exchange_takes_the_place_of_a_step_and_grown_weights_have_no_moments_of_before(texts):
+    model = random_model()
+    modules = {"a": model.layers[0].ffn.up}
+    W = modules["a"].weight
+    method = RigL(modules, 100, 0.7, every=4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    masks, weights = [], []
+    for step in range(6):
+        batch = texts[step % 2]
+        F.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels).backward()
+        method.before_step()
+        optimizer.step()
+        method.after_step()
+        optimizer.zero_grad()
+        masks.append(method.masks["a"].clone())
+        weights.append(W.detach().clone())
+        if step == 3:
+            assert torch.equal(masks[0], masks[3])
+            assert not optimizer.state[W]["exp_avg"][~masks[3]].any()  # inactive: no moments
+        if step == 4:  # the exchange
+            grown, stayed = masks[4] & ~masks[3], masks[4] & masks[3]
+            assert grown.any() and not weights[4][grown].any() and not optimizer.state[W]["exp_avg"][grown].any()
+            assert ((weights[4] == weights[3]) | (weights[4] == 0))[stayed].all()  # dropped and grown again: 0
+    assert weights[5][grown].all()  # and then they learn
 
 
 def test_rigls_fraction_is_a_cosine():
