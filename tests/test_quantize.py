@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,7 +47,8 @@ def test_run_json_is_what_main_returns(teacher, tmp_path):
     out = tmp_path / "out"
     for argv in (["--method", "nf4"], ["cluster", "--epochs", "1"]):
         run = quantize.main([*argv, "--model", folder, "--out", str(out), "--data", data])
-        assert json.loads((out / "run.json").read_text()) == json.loads(json.dumps(run))
+        saved = json.loads((out / "run.json").read_text())
+        assert {name: saved[name] for name in run} == json.loads(json.dumps(run))  # saving adds hashes
         assert run["validation"] == run["quantization"]["validation"] and "macro_f1" in run["validation"]
         assert run["command"].startswith("python quantize.py " + argv[0])
 
@@ -97,6 +99,58 @@ def test_activation_scale_is_shared_by_the_batch_and_the_flip_counter_sees_it(mo
                1: torch.tensor([[1.0, 0.0], [0.3, 0.2], [1.0, 0.9]])}
     monkeypatch.setattr(quantize, "predict", lambda model, ids, batch_size, pad_id: answers[batch_size])
     assert quantize.batch_mate_flips(None, ids[:3], 16, 0) == (1, pytest.approx(0.8))
+
+
+class Sleeper:
+    """A model whose call takes `a_call` seconds and `a_text` for each of its texts, on a clock of the test's own."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, clock, a_call, a_text):
+        self.clock, self.a_call, self.a_text = clock, a_call, a_text
+
+    def __call__(self, input_ids, attention_mask=None):
+        self.clock.now += self.a_call + self.a_text * len(input_ids)
+
+
+@pytest.mark.parametrize("small, fp32, expected", [
+    ((2, 0), (1, 0), {1: 2.0, 4: 2.0}), ((1, 0), (2, 0), {1: 0.5, 4: 0.5}), ((2, 0), (0, 1), {1: 2.0, 4: 0.5})])
+def test_time_over_fp32_is_2_for_a_model_that_sleeps_twice_as_long(small, fp32, expected, monkeypatch, capsys):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("pocketbert.hardware.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    ids = [[2, 7, 3], [2, 8, 9, 3]] * 10
+    ratios = quantize.measure_time(Sleeper(clock, *small), Sleeper(clock, *fp32), ids, 4, pad_id=0)
+    assert ratios == {size: pytest.approx(ratio) for size, ratio in expected.items()}
+    assert capsys.readouterr().out == "time / fp32: " + ", ".join(
+        f"{ratio:.2f} at batch {size}" for size, ratio in expected.items()) + "\n"
+
+
+def test_printed_bytes_are_those_of_the_file_and_of_the_fp32_parents(teacher, tmp_path, capsys):
+    quantize.main(["--model", teacher[0], "--out", str(tmp_path / "nf4"), "--method", "nf4"])
+    small, fp32 = (file_bytes(folder)["model"] for folder in (tmp_path / "nf4", teacher[0]))
+    assert small < 0.5 * fp32
+    assert (f"{tmp_path / 'nf4'}: {small / 1e6:.2f} MB, fp32 {fp32 / 1e6:.2f} MB, {100 * small / fp32:.1f}%\n"
+            in capsys.readouterr().out)
+
+
+def test_measured_loss_is_that_of_the_small_model_against_fp32(capsys):
+    """Logits by hand: two of four labels change, and both were right."""
+    model = SimpleNamespace(name="fp32")
+    small = SimpleNamespace(name="small")
+    logits = {"fp32": torch.tensor([[3.0, 0], [3, 0], [0, 3], [0, 3]]),
+              "small": torch.tensor([[3.0, 0], [0, 3], [3, 0], [0, 3]])}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantize, "predict", lambda model, *_: logits[model.name])
+        report = quantize.measure_loss(small, model, [[2, 3]] * 4, [0, 0, 1, 1], 32, 0)
+    assert (report["fp32"]["accuracy"], report["validation"]["accuracy"]) == (1.0, 0.5)
+    assert report["labels_changed"] == 2 and report["batch_mate_flips"] == 0 and report["batch_mate_texts"] == 4
+    # two texts of four have their two probabilities exchanged: KL = (p - q) * log(p / q), log(p / q) = 3
+    p = torch.tensor([3.0, 0]).softmax(0)[0].item()
+    assert report["divergence"] == pytest.approx(0.5 * (2 * p - 1) * 3, rel=1e-5)
+    printed = capsys.readouterr().out
+    assert "2 of 4 labels differ from fp32; 0 of 4 labels depend on the batch" in printed
+    rows = {line.split()[0]: line.split()[-1] for line in printed.splitlines()}
+    assert (rows["fp32"], rows["new"]) == ("1.0000", "0.5000")
 
 
 def test_int8_that_is_slower_is_refused_with_its_measurement_and_nothing_is_written(teacher, tmp_path, monkeypatch):
