@@ -58,7 +58,7 @@ def bertweet(folder):
     pieces = sorted(p[:-4] if p.endswith("</w>") else p + "@@" for p in backend.get_vocab())
     pieces = [piece for i, piece in enumerate(pieces) if i % 5 or len(piece.removesuffix("@@")) == 1]
     (folder / "vocab.txt").write_text("".join(f"{p} 7\n" for p in pieces), encoding="utf-8")
-    backend, real_ids = read_bertweet(folder / "vocab.txt", folder / "bpe.codes")
+    backend, real_ids = read_bertweet(folder / "vocab.txt", folder / "bpe.codes", added={})
     return Tokenizer(backend, {"vocab_size": real_ids}, "bertweet")
 
 
