@@ -15,12 +15,17 @@ the validation macro-F1 of the model that it saves. Two ideas save time:
         --data demo --epochs 3
 
 All other flags go to the script as they are; a flag that is given is not searched. The study is kept in OUT/study.db:
-the same command continues a search that was stopped. Validation texts decide; the test split is not read.
+the same command continues a search that was stopped, if the data and the models are still the same (OUT/search.json).
+Validation texts decide; the test split is not read.
 """
 
 import contextlib
+import fcntl
+import hashlib
+import os
 import shlex
 import shutil
+import sqlite3
 import time
 import warnings
 from pathlib import Path
@@ -32,12 +37,13 @@ from optuna.trial import TrialState
 import distill
 import prune
 import train
+from data_utils import load_dataset, unlabelled_texts
 from pocketbert.cli import nonnegative_float, parser_for, positive_int, run_script
 from pocketbert.errors import TrainingDiverged, UserError
-from pocketbert.files import move_files, read_json
+from pocketbert.files import read_json, replacing_files, write_json
 from pocketbert.hub import repository
 from pocketbert.models.config import EncoderConfig
-from pocketbert.models.folder import FOLDER_FILES, check_out
+from pocketbert.models.folder import FOLDER_FILES, parent_of
 from pocketbert.models.recipes import RECIPES, recipe_depth
 from pocketbert.models.recurrent_config import RecurrentConfig
 
@@ -129,30 +135,113 @@ def run_trial(trial, script, flags, out, deadline):
         except TrainingDiverged as error:  # a result as well: these values are bad
             print(error)
             raise optuna.TrialPruned from None
+    write_json(read_json(out / "trial" / "run.json") | {"trial": trial.number}, out / "trial" / "run.json")
     return run["validation"]["macro_f1"]
 
 
-def keep_if_best(study, trial, out):
-    """Print a line about a finished trial; if it is the best one so far, its model becomes OUT/best."""
+def trial_of(folder):
+    """The number of the trial that wrote a model folder; None: no finished trial did."""
+    path = folder / "run.json"
+    return read_json(path).get("trial") if path.is_file() else None
+
+
+def keep_model(out):
+    """Copy the model in OUT/trial to OUT/best, then remove OUT/trial: a kill between the two loses nothing."""
+    with replacing_files(out / "best", FOLDER_FILES, last="run.json") as staging:
+        for path in (out / "trial").iterdir():
+            if path.name in FOLDER_FILES:
+                shutil.copyfile(path, staging / path.name)
+    shutil.rmtree(out / "trial")
+
+
+def end_trial(study, trial, out):
+    """Print a line about a finished trial. Its model becomes OUT/best if it is the best one so far."""
     score = f"macro-F1 {trial.value:.4f}" if trial.value is not None else ""
     values = ", ".join(f"{name} {flag_text(value)}" for name, value in trial.params.items())
     best = trial.state == TrialState.COMPLETE and study.best_trial.number == trial.number
     print(f"trial {trial.number}: {trial.state.name.lower()} {score} ({values})" + (" *" if best else ""), flush=True)
     if best:
-        move_files(out / "trial", out / "best", FOLDER_FILES, last="run.json")
+        keep_model(out)
     shutil.rmtree(out / "trial", ignore_errors=True)
 
 
-def open_study(out, seed, settings):
-    """The study in OUT/study.db, which is made if it is not there. settings: what every trial has in common."""
-    name = f"sqlite:///{out / 'study.db'}"
-    study = optuna.create_study(study_name="search", storage=name, direction="maximize", load_if_exists=True)
-    earlier = study.user_attrs.get("settings", settings)
-    if earlier != settings:
-        raise UserError(f"{out} holds the search of another command ({earlier}): give another --out")
-    study.set_user_attr("settings", settings)
+def read_settings(script, fixed, args):
+    """What all trials of a search have in common: the command, and hashes of the data and the models that it names.
+
+    args: the command line, parsed by the script
+    """
+    if script == "distill":
+        models = [*args.teacher, args.student, args.words]
+    else:
+        models = [args.model, getattr(args, "words", None)]
+    models = [name for name in models if name and name.split(":")[0] not in (*RECIPES, "teacher")]  # recipes: no file
+    texts = getattr(args, "unlabelled", []) + getattr(args, "vocab_texts", [])
+    return {
+        "command": shlex.join([script, *fixed]),
+        "data": load_dataset(args.data, args.data_dir, args.text, args.label).fingerprint,
+        "models": {name: parent_of(name)["sha256"] for name in models},
+        "texts": {name: hash_texts(unlabelled_texts(name, args.data_dir)[0]) for name in texts},
+    }
+
+
+def hash_texts(texts):
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@contextlib.contextmanager
+def search_folder(out, settings):
+    """Hold the folder OUT while this process searches in it.
+
+    It is made if it is not there. A UserError says why it cannot be used: it holds other files, another search, the
+    same search on other data, or one that is running. OUT/search.json marks the folder as a search's.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        lock(handle, out)
+        if (out / "search.json").is_file():
+            check_settings(read_json(out / "search.json"), settings, out)
+        elif any(not path.name.startswith(".tmp.") for path in out.iterdir()):
+            raise UserError(f"--out {out} holds files but no search.json, so it is no search of ours and is left "
+                            "alone; name another folder")
+        else:
+            write_json(settings, out / "search.json")
+        yield
+    finally:
+        os.close(handle)
+
+
+def lock(handle, out):
+    """Lock an open folder until the handle is closed or this process ends, however it ends."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another search is running in {out}: wait for it, or give another --out") from None
+
+
+def check_settings(earlier, settings, out):
+    if earlier.get("command") != settings["command"]:
+        raise UserError(f"{out} holds the search of another command ({earlier.get('command')}): give another --out")
+    changed = [name for name in settings if earlier.get(name) != settings[name]]
+    if changed:
+        raise UserError(f"{out} holds a search with other {' and '.join(changed)}: they have changed since, so new "
+                        "scores could not be compared with those that are there; give another --out")
+
+
+def open_study(out, seed):
+    """The study in OUT/study.db, which is made if it is not there, as the last process left it or its kill."""
+    # The path is not part of the URL, in which ? # % { have a meaning of their own.
+    connect = {"creator": lambda: sqlite3.connect(out / "study.db")}
+    storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=connect)
+    study = optuna.create_study(study_name="search", storage=storage, direction="maximize", load_if_exists=True)
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # of a process that was killed
         study.tell(trial.number, state=TrialState.FAIL)
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    if complete and trial_of(out / "trial") == study.best_trial.number:  # killed before keep_model had finished
+        keep_model(out)
+    shutil.rmtree(out / "trial", ignore_errors=True)
     # Another seed after each interruption, or the sampler would suggest the first values again.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=5)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
@@ -216,37 +305,42 @@ def check_script_args(script, fixed, out):
 
 
 def main(argv=None):
-    """Returns the best trial: {"number", "macro_f1", "flags", "folder"}."""
+    """Returns the best trial: {"number", "macro_f1", "flags", "folder"}; folder None: its model is not there."""
     args, fixed = parse_args(argv)
     out = Path(args.out)
     script_args = check_script_args(args.script, fixed, out)
     space = space_for(args.script, fixed, script_args)
     depth = read_depth(script_args)
-    out.mkdir(parents=True, exist_ok=True)
-    check_out(out / "trial")
+    with search_folder(out, read_settings(args.script, fixed, script_args)):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = open_study(out, args.seed)
+        if finished_trials(study):
+            print(f"going on with {out / 'study.db'}: {len(finished_trials(study))} trials are done")
+        deadline = time.monotonic() + 60 * (args.minutes or 1e9)
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(out, args.seed, shlex.join([args.script, *fixed]))
-    if finished_trials(study):
-        print(f"going on with {out / 'study.db'}: {len(finished_trials(study))} trials are done")
-    deadline = time.monotonic() + 60 * (args.minutes or 1e9)
+        def objective(trial):
+            flags = [*fixed, *suggest_flags(trial, space, depth)]
+            return run_trial(trial, args.script, flags, out, deadline)
 
-    def objective(trial):
-        flags = [*fixed, *suggest_flags(trial, space, depth)]
-        return run_trial(trial, args.script, flags, out, deadline)
+        while len(finished_trials(study)) < args.trials and time.monotonic() < deadline:
+            study.optimize(objective, n_trials=1, callbacks=[lambda study, trial: end_trial(study, trial, out)])
+        if not study.get_trials(states=[TrialState.COMPLETE]):
+            raise UserError(f"no trial finished within --minutes {args.minutes:g}; give it more time")
+        pictures = draw(study, out)
+        return print_end(study, args.script, out, pictures)
 
-    while len(finished_trials(study)) < args.trials and time.monotonic() < deadline:
-        study.optimize(objective, n_trials=1, callbacks=[lambda study, trial: keep_if_best(study, trial, out)])
-    if not study.get_trials(states=[TrialState.COMPLETE]):
-        raise UserError(f"no trial finished within --minutes {args.minutes:g}; give it more time")
 
-    pictures = draw(study, out)
+def print_end(study, script, out, pictures):
+    """Print which trial was best, and the command that trains its model again. Returns it as a dictionary."""
     best = study.best_trial
-    command = shlex.join(["python", f"{args.script}.py", *best.user_attrs["flags"], "--out", str(out / "again")])
-    print(f"best of {len(finished_trials(study))} trials: number {best.number}, macro-F1 {best.value:.4f}, "
-          f"kept in {out / 'best'}\npictures in {out}: {', '.join(pictures)}\n{command}")
-    return {"number": best.number, "macro_f1": best.value, "flags": best.user_attrs["flags"],
-            "folder": str(out / "best")}
+    flags = best.user_attrs["flags"]
+    kept = trial_of(out / "best") == best.number
+    where = f"kept in {out / 'best'}" if kept else f"but {out / 'best'} is not its model: train it again"
+    print(f"best of {len(finished_trials(study))} trials: number {best.number}, macro-F1 {best.value:.4f}, {where}")
+    print(f"pictures in {out}: {', '.join(pictures)}")
+    print(shlex.join(["python", f"{script}.py", *flags, "--out", str(out / "again")]))
+    folder = str(out / "best") if kept else None
+    return {"number": best.number, "macro_f1": best.value, "flags": flags, "folder": folder}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def runs_scripts(path):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "end_to_end: runs whole scripts (make test-end-to-end; make test-unit: the rest)")
+    config.addinivalue_line("markers", "end_to_end: runs whole scripts (make test-end-to-end)")
 
 
 def pytest_collection_modifyitems(items):

@@ -1,7 +1,9 @@
 """search.py: trials, the space of each script, resumption, what is kept and what is refused."""
 
+import fcntl
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +29,10 @@ def read_run(folder):
 
 def load_study(out):
     return search.optuna.load_study(study_name="search", storage=f"sqlite:///{out / 'study.db'}")
+
+
+def files_in(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # ---- trials ------------------------------------------------------------------------------------------------
@@ -115,6 +121,54 @@ def test_a_trained_recurrent_model_is_searched_with_its_own_depth(mine, tmp_path
     assert read_run(tmp_path / "s" / "best")["parent"]["name"] == str(tmp_path / "gru") and best["number"] == 0
 
 
+# ---- kills -------------------------------------------------------------------------------------------------
+
+class Killed(BaseException):
+    """Stands in for kill -9: nothing in search.py catches it."""
+
+
+def die(*args):
+    raise Killed
+
+
+def test_a_search_killed_before_the_best_model_was_kept_keeps_it_when_it_goes_on(mine, tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(search, "end_trial", die)
+        search.main(search_argv(mine, out, 1))
+    assert not (out / "best").exists()
+    best = search.main(search_argv(mine, out, 1))
+    assert best["folder"] == str(out / "best") and read_run(out / "best")["trial"] == best["number"] == 0
+    assert load_model(out / "best") and not (out / "trial").exists()
+
+
+def test_a_search_killed_while_the_best_model_was_copied_keeps_it_when_it_goes_on(mine, tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "copyfile", die)
+        search.main(search_argv(mine, out, 1))
+    best = search.main(search_argv(mine, out, 2))
+    assert read_run(out / "best")["trial"] == best["number"] and not (out / "trial").exists()
+
+
+def test_a_search_killed_within_a_trial_repeats_it(mine, tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(search, "read_json", die)  # of the trial's run.json, to put its number in
+        search.main(search_argv(mine, out, 1))
+    search.main(search_argv(mine, out, 1))
+    assert [trial.state.name for trial in load_study(out).trials] == ["FAIL", "COMPLETE"]
+    assert read_run(out / "best")["trial"] == 1
+
+
+def test_a_best_model_that_was_removed_is_not_claimed_to_be_there(mine, tmp_path, capsys):
+    out = tmp_path / "s"
+    search.main(search_argv(mine, out, 1))
+    shutil.rmtree(out / "best")
+    assert search.main(search_argv(mine, out, 1))["folder"] is None
+    assert "kept in" not in capsys.readouterr().out.splitlines()[-3]
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------
 
 def test_search_with_another_command_in_the_same_folder_is_an_error(mine, tmp_path):
@@ -137,3 +191,57 @@ def test_a_wrong_flag_stops_the_search_before_its_first_trial(mine, tmp_path, ca
     with pytest.raises(SystemExit):
         search.main(search_argv(mine, tmp_path / "s", 1, "--learning-rate", "1"))
     assert "--learning-rate" in capsys.readouterr().err and not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("folder", ["best", "trial", "demo"])
+def test_a_folder_with_files_of_somebody_else_is_refused_and_left_alone(folder, mine, tmp_path):
+    out = tmp_path / "runs"
+    train.main(train_argv(mine, out / folder, epochs=1))
+    before = files_in(out)
+    with pytest.raises(UserError, match="no search of ours"):
+        search.main(search_argv(mine, out, 1))
+    assert files_in(out) == before
+
+
+def test_files_of_the_user_in_the_folder_of_the_best_model_stay(mine, tmp_path):
+    search.main(search_argv(mine, tmp_path / "s", 1))
+    (tmp_path / "s" / "best" / "notes.txt").write_text("mine")
+    search.main(search_argv(mine, tmp_path / "s", 3))
+    assert (tmp_path / "s" / "best" / "notes.txt").read_text() == "mine"
+
+
+def test_a_search_does_not_go_on_with_other_data_or_another_model(mine, tmp_path):
+    search.main(search_argv(mine, tmp_path / "s", 1))
+    text = mine.read_text()
+    mine.write_text(text + "one more,neutral\n")
+    with pytest.raises(UserError, match="other data"):
+        search.main(search_argv(mine, tmp_path / "s", 2))
+    mine.write_text(text)
+    search.main(search_argv(mine, tmp_path / "s", 2))
+
+    for seed in (0, 1):
+        train.main(train_argv(mine, tmp_path / "teacher", epochs=1, seed=seed))
+        argv = ["distill", "--teacher", str(tmp_path / "teacher"), "--student", TINY, "--data", str(mine), "--epochs",
+                "1", "--trials", "1", "--out", str(tmp_path / "d")]
+        if seed == 0:
+            search.main(argv)
+    with pytest.raises(UserError, match="other models"):
+        search.main(argv)
+
+
+def test_two_searches_in_one_folder_are_refused(mine, tmp_path):
+    search.main(search_argv(mine, tmp_path / "s", 1))
+    handle = os.open(tmp_path / "s", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another search is running"):
+        search.main(search_argv(mine, tmp_path / "s", 2))
+    os.close(handle)
+    search.main(search_argv(mine, tmp_path / "s", 2))
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "50%", "a{b}", "a b&c=d", "ü"])
+def test_the_folder_of_a_search_may_have_any_name(name, mine, tmp_path):
+    best = search.main(search_argv(mine, tmp_path / name, 1))
+    assert best["folder"] == str(tmp_path / name / "best") and (tmp_path / name / "study.db").is_file()
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "mine.csv"])
+    assert search.main(search_argv(mine, tmp_path / name, 1)) == best
