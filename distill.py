@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_utils import align_labels, batches, grouped, open_data, unlabelled_texts
-from model_utils import check_out, load_model, open_model, predict, save_model
+from model_utils import check_out, load_model, open_model, predict, save_model, text_length
 from pocketbert.cli import (
     add_common_flags,
     add_training_flags,
@@ -352,7 +352,8 @@ def main(argv=None, after_epoch=None):
         set_dropout(student, args.dropout)
         freeze_layers(student, args.freeze)
         student.to(device)
-        max_length = min(args.max_length, student.config.max_length)
+        max_length = text_length(student, args.max_length or teachers[0].model.config.text_length)
+        student.config.text_length = max_length
         train_ids = tokenizer(train.texts, max_length)
         val_ids = tokenizer(data.validation.texts, max_length)
         inner_losses = None

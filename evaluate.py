@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from data_utils import Dataset, align_labels, batches, load_test_file, open_data
-from model_utils import load_model, predict
+from model_utils import load_model, predict, text_length
 from pocketbert.cli import add_common_flags, parser_for, positive_int, run_script, unit_interval
 from pocketbert.data.build import fingerprint
 from pocketbert.data.rows import STEMS, files_called
@@ -143,7 +143,7 @@ def default_baseline(models):
     return max(candidates, key=lambda model: model.bytes).name
 
 
-def compare(models, data, split=None, baseline=None, batch_size=32, max_length=128, timed=64):
+def compare(models, data, split=None, baseline=None, batch_size=32, max_length=None, timed=64):
     """Score and time models on the same texts; returns Results and writes nothing.
 
     models: a list of OpenModel (evaluation/opening.py), all with data.label_names
@@ -185,11 +185,11 @@ def compare(models, data, split=None, baseline=None, batch_size=32, max_length=1
             **speed_columns(name, baseline, one, many, min(32, len(texts))),
             tokenisation_us=tokenisation_us[name], cut_texts=cut_texts[name], logits=logits[name]))
     results.sort(key=lambda model: (not model.is_baseline, -model.bytes))
-    return Results(data.name, data.fingerprint, split, len(texts), max_length, data.label_names, hardware(),
-                   results)
+    longest = max(text_length(model.model, max_length) for model in models)
+    return Results(data.name, data.fingerprint, split, len(texts), longest, data.label_names, hardware(), results)
 
 
-def measure_cascade(small, large, data, max_drop, batch_size=32, max_length=128, timed=64):
+def measure_cascade(small, large, data, max_drop, batch_size=32, max_length=None, timed=64):
     """Choose the threshold of a cascade and measure it; returns what cascade.json says and writes nothing.
 
     small, large: OpenModel    max_drop: macro-F1 that the cascade may lose against large where the threshold is chosen

@@ -1,7 +1,8 @@
 """The door to the models: a folder, a Hub id or a recipe becomes a model that runs; a model becomes a folder.
 
     model, tokenizer = load_model("runs/demo/teacher")          # or a Hugging Face folder, or a Hub id
-    logits = predict(model, tokenizer(["great", "awful"], max_length=128), batch_size=32, pad_id=tokenizer.pad_id)
+    ids = tokenizer(["great", "awful"], text_length(model))
+    logits = predict(model, ids, batch_size=32, pad_id=tokenizer.pad_id)
     save_model(model, tokenizer, "runs/copy", run={"script": "copy.py"})
 
     model, tokenizer, data = open_model("gru:hidden=256", data)  # to be trained on `data`
@@ -12,13 +13,13 @@ What a model folder is, pocketbert/models/folder.py says. FORMATS names every st
 from pocketbert.data.labels import align_labels
 from pocketbert.errors import UserError
 from pocketbert.models.folder import check_out, load_model, save_model
-from pocketbert.models.predict import predict
+from pocketbert.models.predict import predict, text_length
 from pocketbert.models.recipes import RECIPES, build_recurrent, model_from_scratch, start_word_vectors
 from pocketbert.models.recurrent_config import RECURRENT_KINDS
 from pocketbert.models.sparse import to_dense
 from pocketbert.models.stored import FORMATS, word_vectors
 
-__all__ = ["FORMATS", "check_out", "load_model", "open_model", "predict", "save_model"]
+__all__ = ["FORMATS", "check_out", "load_model", "open_model", "predict", "save_model", "text_length"]
 
 
 def open_model(name, data, words=None, **options):
@@ -46,5 +47,5 @@ def open_model(name, data, words=None, **options):
     if model.config.stored_formats:
         raise UserError("a quantized model cannot be trained: train its fp32 parent")
     data = align_labels(data, model.config.label_names)
-    model.config.label_names = list(data.label_names)  # LABEL_0, LABEL_1 ... get the names that the data has
+    model.config.label_names = list(data.label_names)
     return model, tokenizer, data

@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 
 from data_utils import align_labels, batches, grouped, open_data, take, unlabelled_texts
-from model_utils import check_out, load_model, predict, save_model
+from model_utils import check_out, load_model, predict, save_model, text_length
 from pocketbert.cli import (
     add_common_flags,
     add_training_flags,
@@ -198,7 +198,7 @@ def main(argv=None, after_epoch=None):
         raise UserError(f"{args.model} has neither heads nor layers to prune: give it --vocab, or `prune.py weights`")
     data = align_labels(open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed),
                         model.config.label_names)
-    max_length = min(args.max_length, model.config.max_length)
+    max_length = model.config.text_length = text_length(model, args.max_length)
     val_ids = tokenizer(data.validation.texts, max_length)
 
     def validate(model, **masks):
@@ -390,7 +390,7 @@ def main_weights(argv, after_epoch=None):
     model, tokenizer = open_trainable(args.model, args.dropout, args.freeze, device)
     data = align_labels(open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed),
                         model.config.label_names)
-    max_length = min(args.max_length, model.config.max_length)
+    max_length = model.config.text_length = text_length(model, args.max_length)
     train_ids = tokenizer(data.train.texts, max_length)
     val_ids = tokenizer(data.validation.texts, max_length)
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 import pocketbert.cli as cli
 from data_utils import align_labels, batches, grouped, open_data, take
-from model_utils import check_out, load_model, predict, save_model
+from model_utils import check_out, load_model, predict, save_model, text_length
 from pocketbert.errors import UserError
 from pocketbert.evaluation.metrics import scores
 from pocketbert.evaluation.timing import time_ratio
@@ -213,7 +213,7 @@ def main(argv=None):
     data = None
     ids = random_ids(model.config)
     if args.data:
-        max_length = min(args.max_length, model.config.max_length)
+        max_length = text_length(model, args.max_length)
         data = open_data(args.data, args.data_dir, args.text, args.label)
         data = align_labels(data, model.config.label_names)
         ids = tokenizer(data.validation.texts, max_length)
@@ -318,7 +318,7 @@ def main_cluster(argv):
     fp32 = to_dense(fp32)
     data = open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed)
     data = align_labels(data, fp32.config.label_names)
-    max_length = min(args.max_length, fp32.config.max_length)
+    max_length = fp32.config.text_length = text_length(fp32, args.max_length)
     train_ids = tokenizer(data.train.texts, max_length)
     val_ids = tokenizer(data.validation.texts, max_length)
 
@@ -423,7 +423,7 @@ def main_export(argv):
     ids = random_ids(model.config)
     samples = []
     if args.data:
-        max_length = min(args.max_length, model.config.max_length)
+        max_length = text_length(model, args.max_length)
         data = open_data(args.data, args.data_dir, args.text, args.label)
         data = align_labels(data, model.config.label_names)
         ids = tokenizer(data.validation.texts, max_length)

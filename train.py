@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from data_utils import batches, grouped, open_data
-from model_utils import check_out, open_model, predict, save_model
+from model_utils import check_out, open_model, predict, save_model, text_length
 from pocketbert.cli import add_common_flags, add_training_flags, data_flags, parser_for, run_script, unit_interval
 from pocketbert.evaluation.metrics import scores
 from pocketbert.models.device import autocast, pick_device, seed_everything
@@ -74,7 +74,7 @@ def main(argv=None, after_epoch=None):
     set_dropout(model, args.dropout)
     freeze_layers(model, args.freeze)
     model.to(device)
-    max_length = min(args.max_length, model.config.max_length)
+    max_length = model.config.text_length = text_length(model, args.max_length)
     train_ids = tokenizer(data.train.texts, max_length)
     val_ids = tokenizer(data.validation.texts, max_length)
 

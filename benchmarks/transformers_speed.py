@@ -140,6 +140,7 @@ def main(argv=None):
     parser.add_argument("--rounds", type=int, default=3, help="of each; the ratio is taken pair by pair")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="train both in bf16")
     add_common_flags(parser)
+    parser.set_defaults(max_length=128)  # both libraries read the same tokens
     args = parser.parse_args(argv)
     data = open_data(args)
     with tempfile.TemporaryDirectory() as folder:

@@ -69,8 +69,9 @@ def add_common_flags(parser, data_required=True):
     parser.add_argument("--text", help="the column of the text in a file of yours (default: guessed)")
     parser.add_argument("--label", help="the column of the label in a file of yours (default: guessed)")
     parser.add_argument("--batch-size", type=positive_int, default=32, help="texts per forward pass")
-    parser.add_argument("--max-length", type=positive_int, default=128,
-                        help="tokens kept of a text, special tokens included")
+    parser.add_argument("--max-length", type=positive_int,
+                        help="tokens kept of a text, special tokens included (default: as many as the model was "
+                        "trained with, else 128)")
     parser.add_argument("--seed", type=nonnegative_int, default=0, help="of weights, dropout and shuffling")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user's error, too")

@@ -116,7 +116,7 @@ class Sleeper(torch.nn.Module):
         super().__init__()
         self.clock, self.seconds, self.right_below = clock, seconds, right_below
         self.weight = torch.nn.Parameter(torch.zeros(size))
-        self.config = SimpleNamespace(label_names=LABELS, max_length=40)
+        self.config = SimpleNamespace(label_names=LABELS, max_length=40, text_length=None)
 
     def forward(self, input_ids, attention_mask):
         self.clock[0] += self.seconds * len(input_ids)

@@ -17,7 +17,7 @@ from pocketbert.data.tokenizer import Tokenizer
 from pocketbert.errors import UserError
 from pocketbert.files import replacing
 from pocketbert.models.folder import load_model, parent_of
-from pocketbert.models.predict import predict
+from pocketbert.models.predict import predict, text_length
 
 
 @dataclass
@@ -94,16 +94,16 @@ def runs_on_cpu_only(model):
 def teacher_logits(teachers, texts, cache_folder, max_length, batch_size, device):
     """Logits (teachers, texts, labels) of every teacher, with the labels in the order of the first teacher's.
 
-    cache_folder: where the logits are kept, one file for each teacher    max_length: tokens kept of a text
+    cache_folder: where the logits are kept, one file for each teacher    max_length: see predict.text_length
     """
     logits = []
     for teacher in teachers:
         def compute(new_texts, teacher=teacher):
             model = teacher.model.to("cpu" if runs_on_cpu_only(teacher.model) else device)
-            ids = teacher.tokenizer(new_texts, min(max_length, model.config.max_length))
+            ids = teacher.tokenizer(new_texts, text_length(model, max_length))
             new_logits = predict(model, ids, batch_size, teacher.tokenizer.pad_id)
             model.to("cpu")
             return new_logits
-        cache = Path(cache_folder) / cache_name(teacher, max_length)
+        cache = Path(cache_folder) / cache_name(teacher, text_length(teacher.model, max_length))
         logits.append(cached_logits(cache, texts, compute)[:, teacher.columns])
     return torch.stack(logits)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pocketbert.errors import UserError
 from pocketbert.evaluation.encoding import encode
-from pocketbert.models.predict import predict
+from pocketbert.models.predict import predict, text_length
 
 CHUNK_BATCHES = 64          # batches whose texts are read, sorted by length and scored together, at most
 CHUNK_CHARACTERS = 1_000_000    # of the texts of a chunk; with one more text the chunk ends
@@ -43,14 +43,14 @@ def in_chunks(rows, most_rows, more_is_ready=None):
 class Answerer:
     """Answers chunks of rows, and counts the rows without a text and the texts that were cut.
 
-    model, tokenizer: as load_model returns them    max_length: tokens kept of a text
+    model, tokenizer: as load_model returns them    max_length: see predict.text_length
     """
 
     def __init__(self, model, tokenizer, batch_size, max_length):
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.max_length = min(max_length, model.config.max_length)
+        self.max_length = text_length(model, max_length)
         self.without_text = 0
         self.cut = 0
 

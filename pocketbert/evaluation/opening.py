@@ -11,6 +11,7 @@ from pocketbert.evaluation.encoding import encode
 from pocketbert.files import read_json
 from pocketbert.models.device import pick_device
 from pocketbert.models.folder import load_model
+from pocketbert.models.predict import text_length
 from pocketbert.models.size import file_bytes
 
 
@@ -82,5 +83,5 @@ def open_one(folder, name, device):
 
 
 def encode_for(model, texts, max_length):
-    """(token ids of the texts for an OpenModel, at most max_length each; how many texts were cut)."""
-    return encode(model.tokenizer, texts, min(max_length, model.model.config.max_length))
+    """(token ids of the texts for an OpenModel, how many texts were cut). max_length: see predict.text_length"""
+    return encode(model.tokenizer, texts, text_length(model.model, max_length))

@@ -10,6 +10,7 @@ from pocketbert.models.config_values import (
     label_names,
     naming,
     number,
+    optional_whole,
     probability,
     text,
     text_map,
@@ -61,6 +62,7 @@ class EncoderConfig:
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
     classifier_dropout: float = 0.1
+    text_length: int | None = None  # tokens kept of a text in training; None: not known, see predict.text_length
     label_names: list[str] = field(default_factory=list)
     stored_formats: dict[str, str] = field(default_factory=dict)  # module name -> format, see models/stored.py
     int8_engine: str | None = None
@@ -103,6 +105,8 @@ class EncoderConfig:
         config = {key: value for key, value in self.hf.items() if key not in (*OUR_KEYS, *STALE_KEYS)}
         config |= self.shared_keys()
         config |= {"dtype": "float32"} if self.is_plain() else self.compressed_keys()
+        if self.text_length:
+            config["text_length"] = self.text_length
         return config
 
     @property
@@ -161,6 +165,7 @@ def read_encoder_config(hf):
         pad_token_id=whole(values, "pad_token_id", 1 if family == "roberta" else 0),
         hidden_act=text(values, "hidden_act", "gelu", choices=ACTIVATIONS),
         layer_norm_eps=number(values, "layer_norm_eps", 1e-12, 0, 1),
+        text_length=optional_whole(values, "text_length"),
         label_names=label_names(values) or [f"LABEL_{i}" for i in range(whole(values, "num_labels", 2))],
         stored_formats=text_map(values, "stored_forms"), int8_engine=text(values, "int8_engine"), hf=dict(hf))
     read_layer_sizes(config, values)

@@ -61,6 +61,11 @@ def whole(hf, key, default=None):
     return check_whole(value, key, *RANGES[key])
 
 
+def optional_whole(hf, key):
+    """The whole number of a key, None where the file has none."""
+    return None if hf.get(key) is None else whole(hf, key)
+
+
 def whole_per_layer(hf, key, depth, same):
     """A list of `depth` whole numbers. same: the number of every layer, for a file that has no such list."""
     values = hf.get(key)

@@ -4,6 +4,17 @@ import torch
 
 from pocketbert.data.batching import batches
 
+DEFAULT_LENGTH = 128  # tokens kept of a text by a model that does not say what it was trained with
+
+
+def text_length(model, asked=None):
+    """How many tokens of a text the model reads, special tokens included.
+
+    asked: --max-length; None: as many as the model was trained with (text_length in its config.json), else 128. Never
+    more than the model has positions for.
+    """
+    return min(asked or model.config.text_length or DEFAULT_LENGTH, model.config.max_length)
+
 
 @torch.inference_mode()
 def predict(model, ids, batch_size, pad_id, **masks):

@@ -3,7 +3,16 @@
 from dataclasses import dataclass, field
 
 from pocketbert.errors import UserError
-from pocketbert.models.config_values import label_names, naming, probability, short, text, text_map, whole
+from pocketbert.models.config_values import (
+    label_names,
+    naming,
+    optional_whole,
+    probability,
+    short,
+    text,
+    text_map,
+    whole,
+)
 
 RECURRENT_KINDS = ("lstm", "gru", "xlstm", "rwkv", "bag")
 
@@ -25,6 +34,7 @@ class RecurrentConfig:
     buckets: int = 0  # bag: rows that all n-grams of two and more tokens share
     pad_token_id: int = 0
     max_length: int = 512  # texts are cut there; the models themselves take any length
+    text_length: int | None = None  # tokens kept of a text in training; None: not known, see predict.text_length
     hidden_dropout: float = 0.3
     label_names: list[str] = field(default_factory=list)
     stored_formats: dict[str, str] = field(default_factory=dict)  # module name -> format, see models/stored.py
@@ -70,6 +80,8 @@ class RecurrentConfig:
                    **{name: getattr(self, name) for name in SIZE_KEYS}, "hidden_dropout": self.hidden_dropout,
                    "id2label": {str(i): name for i, name in enumerate(self.label_names)},
                    "label2id": {name: i for i, name in enumerate(self.label_names)}}
+        if self.text_length:
+            config["text_length"] = self.text_length
         if self.stored_formats:
             config |= {"stored_forms": self.stored_formats, "int8_engine": self.int8_engine}
         return config
@@ -87,6 +99,7 @@ def read_recurrent_config(hf):
     config = RecurrentConfig(
         kind=kind, **{name: hf[name] for name in SIZE_KEYS},
         hidden_dropout=probability(hf, "hidden_dropout", RecurrentConfig.hidden_dropout),
-        label_names=label_names(hf) or [], stored_formats=text_map(hf, "stored_forms"),
+        text_length=optional_whole(hf, "text_length"), label_names=label_names(hf) or [],
+        stored_formats=text_map(hf, "stored_forms"),
         int8_engine=text(hf, "int8_engine"), hf=dict(hf))
     return config.check()
