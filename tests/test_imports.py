@@ -25,7 +25,7 @@ def loaded(script, *argv):
     return {name.split(".")[0] for name in modules} | ({"torch._dynamo"} & set(modules))
 
 
-@pytest.mark.parametrize("script", ["train.py", "distill.py", "evaluate.py"])
+@pytest.mark.parametrize("script", ["train.py", "prune.py", "quantize.py", "distill.py", "evaluate.py"])
 def test_help_loads_no_package_of_the_plots_the_search_or_the_runtimes(script):
     unneeded = {"matplotlib", "optuna", "wandb", "onnx", "onnxruntime", "openvino", "sklearn", "scipy",
                 "huggingface_hub", "torch._dynamo"}
