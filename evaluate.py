@@ -279,8 +279,8 @@ def parse_args(argv):
 
 def parse_cascade_args(argv):
     parser = parser_for(__doc__, prog="evaluate.py cascade")
-    parser.add_argument("models", nargs=2, metavar=("SMALL", "LARGE"),
-                        help="the model that answers where it is confident, and the one that answers the rest")
+    parser.add_argument("small", metavar="SMALL", help="the model that answers where it is confident")
+    parser.add_argument("large", metavar="LARGE", help="the model that answers the rest")
     parser.add_argument("--out", required=True, help="the folder for cascade.md and cascade.json")
     parser.add_argument("--max-drop", type=unit_interval, default=0.005, help="macro-F1 that the cascade may lose "
                         "against LARGE where its threshold is chosen, 0 to 1; 0.005 is half a point")
@@ -339,7 +339,7 @@ def main(argv=None):
 def main_cascade(argv):
     """Measure a small model that leaves the texts of which it is unsure to a large one."""
     args = parse_cascade_args(argv)
-    folders = model_folders(args.models)
+    folders = model_folders([args.small, args.large])
     if len(folders) < 2:
         raise UserError("a cascade needs two model folders, SMALL and LARGE")
     small, large = open_models(folders, ["small", "large"], args.device)
