@@ -346,7 +346,7 @@ def main_cluster(argv):
     log.start_over(model, before)
     for epoch in log.epochs():
         model.train()
-        shuffled = batches(train_ids, None, args.batch_size, tokenizer.pad_id, shuffle_seed=args.seed + epoch)
+        shuffled = batches(train_ids, None, args.batch_size, tokenizer.pad_id, shuffle_seed=(args.seed, epoch))
         for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
             for batch in group:
                 batch_targets = targets[batch.index].to(device)
