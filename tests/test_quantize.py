@@ -280,18 +280,19 @@ def last_epoch_is_best(monkeypatch):
     monkeypatch.setattr(quantize, "scores", lambda *args: real(*args) | {"macro_f1": float(next(rising))})
 
 
-def test_training_is_the_loop_by_hand(teacher, tmp_path, last_epoch_is_best):
-    """Accumulated batches, clipping, the schedule and the optimizer, step by step."""
+@pytest.mark.parametrize("max_norm", [0.05, 0])
+def test_training_is_the_loop_by_hand(max_norm, teacher, tmp_path, last_epoch_is_best, monkeypatch):
+    """Accumulated batches, clipping and the schedule, step by step, with plain SGD, whose steps show the gradient."""
+    monkeypatch.setattr("torch.optim.AdamW", lambda groups, lr, fused: torch.optim.SGD(
+        [{"params": group["params"]} for group in groups], lr=lr))
     small, _ = cluster(*teacher, tmp_path / "out", "--epochs", "2", "--batch-size", "8", "--accumulate", "2",
-                       "--lr", "0.01", "--max-grad-norm", "0.05", "--warmup", "0.5", "--dropout", "0")
+                       "--lr", "0.01", "--max-grad-norm", str(max_norm), "--warmup", "0.5", "--dropout", "0")
     model, tokenizer = load_model(teacher[0])
     train = open_data(teacher[1]).train
     ids = tokenizer(train.texts, model.config.max_length)
     share_weights(model, list(parse_plan(METHODS["clusters"], model)), 16)
     set_dropout(model, 0)
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW([{"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.01},
-                                   {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0}])
     shares = [0.5, 1.0, 2 / 2, 1 / 2]  # of --lr: 29 texts are 4 batches, so 2 steps an epoch; half of 4 are the warm-up
     step = 0
     for epoch in (1, 2):
@@ -300,16 +301,16 @@ def test_training_is_the_loop_by_hand(teacher, tmp_path, last_epoch_is_best):
         for group in (order[:2], order[2:]):
             losses = [F.cross_entropy(model.train()(b.input_ids, b.attention_mask), b.labels) for b in group]
             gradients = torch.autograd.grad(sum(losses) / 2, parameters, allow_unused=True)
-            norm = torch.cat([g.flatten() for g in gradients if g is not None]).norm()
+            norm = torch.cat([g.flatten() for g in gradients if g is not None]).norm().item()
+            clip = min(1.0, max_norm / norm) if max_norm else 1.0
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = None if gradient is None else gradient * min(1.0, 0.05 / (norm.item() + 1e-6))
-            for settings in optimizer.param_groups:
-                settings["lr"] = 0.01 * shares[step]
-            optimizer.step()
+                if gradient is not None:
+                    parameter.data -= 0.01 * shares[step] * clip * gradient
             step += 1
     for name in ("embeddings.word", "layers.0.ffn.up", "layers.2.attention.value"):
-        torch.testing.assert_close(small.get_submodule(name).codebook, model.get_submodule(name).codebook.detach())
-    torch.testing.assert_close(small.head.out.weight, model.head.out.weight)
+        torch.testing.assert_close(small.get_submodule(name).codebook, model.get_submodule(name).codebook.detach(),
+                                   rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(small.head.out.weight, model.head.out.weight, rtol=1e-4, atol=1e-6)
 
 
 # --- quantize.py export ----------------------------------------------------------------------------------
