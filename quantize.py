@@ -16,6 +16,7 @@ nf4, clusters, ...) save bytes only: their matrices become floats when the model
 
 import copy
 import math
+import shlex
 import sys
 import tempfile
 
@@ -130,12 +131,15 @@ def random_ids(config):
     return torch.randint(config.vocab_size, (64, min(24, config.max_length))).tolist()
 
 
-def print_end(out, model, tokenizer, args_model, data):
-    """Bytes of the file against fp32's, and the next command."""
+def print_end(model, tokenizer, parent, out, data):
+    """Print the bytes of the file in `out` against those of its fp32 model, and the next command.
+
+    parent: the folder of the fp32 model    data: the flags that name the data, or ""
+    """
     before = fp32_bytes(model, tokenizer)
     after = file_bytes(out)["model"]
     print(f"{out}: {after / 1e6:.2f} MB, fp32 {before / 1e6:.2f} MB, {after / before:.1%}")
-    print(f"next: python evaluate.py {args_model} {out} {data or '--data DATA'} --out runs/report")
+    print(f"next: {shlex.join(['python', 'evaluate.py', parent, out])} {data or '--data DATA'} --out runs/report")
 
 
 # quantize.py -----------------------------------------------------------------------------------------------
@@ -267,7 +271,8 @@ def main(argv=None):
                      validation=report.get("validation"))
     save_model(small, tokenizer, args.out, run)
     print(*bytes_table(small, model), sep="\n")
-    print_end(args.out, model, tokenizer, args.model, cli.data_flags(args.data, args.data_dir, args.text, args.label))
+    data_flags = cli.data_flags(args.data, args.data_dir, args.text, args.label)
+    print_end(model, tokenizer, args.model, args.out, data_flags)
     return run
 
 
@@ -376,8 +381,8 @@ def main_cluster(argv):
     save_model(small, tokenizer, args.out, run)
     tracker.finish()
     print(*bytes_table(small, fp32), sep="\n")
-    print_end(args.out, fp32, tokenizer, args.model,
-              cli.data_flags(args.data, args.data_dir, args.text, args.label))
+    data_flags = cli.data_flags(args.data, args.data_dir, args.text, args.label)
+    print_end(fp32, tokenizer, args.model, args.out, data_flags)
     return run
 
 
@@ -443,7 +448,8 @@ def main_export(argv):
         run = provenance("quantize.py", vars(args), argv, parent=parent_of(args.model), data=data, quantization=report,
                          validation=report.get("validation"))
         save_model(model, tokenizer, args.out, run, graph=(args.format, folder))
-    print_end(args.out, model, tokenizer, args.model, cli.data_flags(args.data, args.data_dir, args.text, args.label))
+    data_flags = cli.data_flags(args.data, args.data_dir, args.text, args.label)
+    print_end(model, tokenizer, args.model, args.out, data_flags)
     return run
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +136,15 @@ def test_printed_bytes_are_those_of_the_file_and_of_the_fp32_parents(teacher, tm
     assert small < 0.5 * fp32
     assert (f"{tmp_path / 'nf4'}: {small / 1e6:.2f} MB, fp32 {fp32 / 1e6:.2f} MB, {100 * small / fp32:.1f}%\n"
             in capsys.readouterr().out)
+
+
+def test_proposed_command_is_quoted_and_names_both_models_and_the_data(teacher, tmp_path, capsys):
+    folder, data = teacher
+    out = str(tmp_path / "my out")
+    quantize.main(["--model", folder, "--out", out, "--method", "nf4", "--data", data, "--text", "text"])
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(command) == ["python", "evaluate.py", folder, out, "--data", data, "--text", "text",
+                                    "--out", "runs/report"]
 
 
 def test_measured_loss_is_that_of_the_small_model_against_fp32(capsys):
