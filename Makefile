@@ -15,11 +15,12 @@ SEED     ?= 0
 # ---- names that the user gives -----------------------------------------------------------------------------
 # A file may be called `q&a.csv` or `it's (1).csv`. make passes such names through the environment, and the shell
 # expands "$$DATA" in quotes, so no part of a name is run as a command. $(value ...): as typed, `a$b` is no variable.
-override DATA     := $(value DATA)
-override DATA_DIR := $(value DATA_DIR)
-override TEXT     := $(value TEXT)
-override LABEL    := $(value LABEL)
-export DATA DATA_DIR TEXT LABEL
+override DATA       := $(value DATA)
+override DATA_DIR   := $(value DATA_DIR)
+override TEXT       := $(value TEXT)
+override LABEL      := $(value LABEL)
+override MAX_LENGTH := $(value MAX_LENGTH)
+export DATA DATA_DIR TEXT LABEL MAX_LENGTH
 
 # $(call plain,NAME): "_" in place of each character that is special to make or to the shell.
 empty    :=
@@ -64,7 +65,7 @@ QUANTIZE_FLAGS ?=
 EVALUATE_FLAGS ?=
 override MODEL   := $(value MODEL)
 override STUDENT := $(value STUDENT)
-export MODEL STUDENT MAX_LENGTH
+export MODEL STUDENT
 
 PYTHON    := .venv/bin/python
 INSTALLED := $(if $(filter .venv/%,$(PYTHON)),.venv/.installed)
@@ -120,7 +121,9 @@ $(RUNS)/.commands/%: FORCE
 	@printf '%s\n' $(CMD_$*) > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-.PRECIOUS: $(RUNS)/.commands/%
+# make deletes a target when Ctrl-C arrives just after it was written, but not a precious one. All these files are
+# written in one step, so that they are whole whenever they are there.
+.PRECIOUS: $(MODELS) $(REPORT) $(RUNS)/.commands/%
 
 # The checksums of one's own data. (A file name with special characters cannot be a prerequisite in make.)
 $(RUNS)/.commands/data: FORCE
@@ -154,9 +157,25 @@ bench: .venv/.installed-dev               ## speed of scoring and training again
 curves: .venv/.installed-dev              ## macro-F1 that each importance keeps at each budget, without training
 	$(PYTHON) benchmarks/importance.py --model "$$MODEL" $(COMMON)
 
-clean:                                    ## remove this chain's models and report
-	rm -rf $(STEPS:%=$(RUNS)/%) $(RUNS)/report $(RUNS)/teacher_logits $(RUNS)/.commands
-	-rmdir $(RUNS)
+# Only files of ours are removed, by name, and then the folders that are empty.
+OURS      := .unfinished_save config.json model.safetensors model.onnx openvino_model.xml \
+             openvino_model.bin tokenizer.json run.json metrics.json
+OURS_HERE := results.md results.csv results.json score_size.png score_latency.png confusion.png training.png
+
+clean:                                    ## remove this chain's models and report; all other files stay
+	@for folder in $(STEPS:%=$(RUNS)/%); do \
+	    if grep -qs '"script": "[a-z]*\.py"' $$folder/run.json || [ -d $$folder/.unfinished_save ]; then \
+	        (cd $$folder && rm -rf $(OURS)); rmdir $$folder || true; \
+	    fi; \
+	done
+	@if grep -qs '^# Results' $(REPORT); then (cd $(RUNS)/report && rm -f $(OURS_HERE)); rmdir $(RUNS)/report || true; fi
+	@if [ -d $(RUNS)/.commands ]; then \
+	    rm -f $(RUNS)/teacher_logits/????????????????.safetensors; \
+	    rm -rf $(STEPS:%=$(RUNS)/.%.unfinished); \
+	    (cd $(RUNS)/.commands && rm -f data data.new report report.new $(STEPS) $(STEPS:%=%.new)); \
+	fi
+	@rmdir $(RUNS)/teacher_logits $(RUNS)/.commands $(RUNS) 2>/dev/null || true
+	@if [ -e $(RUNS) ]; then echo "$(RUNS) holds other files, which stay"; fi
 
 help:                                     ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/' | sort
