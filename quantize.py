@@ -15,6 +15,7 @@ nf4, clusters, ...) save bytes only: their matrices become floats when the model
 """
 
 import copy
+import inspect
 import math
 import shlex
 import sys
@@ -149,7 +150,7 @@ def parse_args(argv):
     parser.add_argument("--model", required=True, help="the fp32 model folder to quantize")
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--method", choices=METHODS, default="dynamic",
-                        help="one format for all matrices but the head's; dynamic is torch.ao's int8")
+                        help="a shortcut for a common plan; dynamic is torch.ao's int8 for all but the head")
     parser.add_argument("--plan", metavar="PART=FORMAT,...", help="a format for each part, in place of --method: parts "
                         "are embeddings, encoder, head, or names like layers.3.ffn; formats are "
                         f"{', '.join(PLAN_FORMATS)}")
@@ -286,7 +287,7 @@ def print_sensitivity(ranking, num_texts):
 # quantize.py cluster ---------------------------------------------------------------------------------------
 
 def parse_args_cluster(argv):
-    parser = cli.parser_for(main_cluster.__doc__, prog="quantize.py cluster")
+    parser = cli.parser_for(inspect.getdoc(main_cluster), prog="quantize.py cluster")
     parser.add_argument("--model", required=True, help="the fp32 model folder to quantize")
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--clusters", type=int, default=16, help="values that a matrix has, 2 to 256")
@@ -389,7 +390,7 @@ def main_cluster(argv):
 # quantize.py export ----------------------------------------------------------------------------------------
 
 def parse_args_export(argv):
-    parser = cli.parser_for(main_export.__doc__, prog="quantize.py export")
+    parser = cli.parser_for(inspect.getdoc(main_export), prog="quantize.py export")
     parser.add_argument("--model", required=True, help="the fp32 model folder to export: an encoder")
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--format", choices=GRAPH_FILES, required=True,
