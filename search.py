@@ -65,29 +65,29 @@ DISTILL_SPACE = {
 }
 
 
-def space_for(script, fixed, args):
+def space_for(script, fixed, given):
     """The part of the space that is searched: {flag: function of (trial, depth)}.
 
-    fixed: the words of the command line that each trial gets    args: the same, parsed by the script
+    fixed: the words of the command line that each trial gets    given: the same, parsed: {flag: value}
     """
     space = dict(SPACE)
     if script == "distill":
         space |= DISTILL_SPACE
-        if args.loss == "mse" or args.alpha == 0:
+        if given["loss"] == "mse" or given["alpha"] == 0:
             del space["--temperature"]  # it would do nothing, which distill.py refuses
     if "weights" in fixed[:1]:  # prune.py weights
         del space["--freeze"]  # sparse training changes every matrix, so nothing can be frozen
     return {flag: suggest for flag, suggest in space.items() if flag not in fixed}
 
 
-def read_depth(args):
-    """How many layers the model that will be trained has. args: the parsed command line of the script."""
-    name = getattr(args, "student", None) or args.model
+def read_depth(given):
+    """How many layers the model that will be trained has. given: {flag: value} of the script."""
+    name = given.get("student") or given["model"]
     if name.split(":")[0] in (*RECIPES, "teacher"):
         depth = recipe_depth(name)
         if depth is not None:
             return depth
-        name = args.teacher[0]  # teacher:hidden=128 keeps all layers
+        name = given["teacher"][0]  # teacher:hidden=128 keeps all layers
     path = repository(name)("config.json")
     if path is None:
         raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
@@ -165,22 +165,23 @@ def end_trial(study, trial, out):
     shutil.rmtree(out / "trial", ignore_errors=True)
 
 
-def read_settings(script, fixed, args):
+def read_settings(script, fixed, given):
     """What all trials of a search have in common: the command, and hashes of the data and the models that it names.
 
-    args: the command line, parsed by the script
+    given: {flag: value} of the script
     """
     if script == "distill":
-        models = [*args.teacher, args.student, args.words]
+        models = [*given["teacher"], given["student"], given["words"]]
     else:
-        models = [args.model, getattr(args, "words", None)]
+        models = [given["model"], given.get("words")]
     models = [name for name in models if name and name.split(":")[0] not in (*RECIPES, "teacher")]  # recipes: no file
-    texts = getattr(args, "unlabelled", []) + getattr(args, "vocab_texts", [])
+    texts = given.get("unlabelled", []) + given.get("vocab_texts", [])
+    data, data_dir = given["data"], given["data_dir"]
     return {
         "command": shlex.join([script, *fixed]),
-        "data": load_dataset(args.data, args.data_dir, args.text, args.label).fingerprint,
+        "data": load_dataset(data, data_dir, given["text"], given["label"]).fingerprint,
         "models": {name: parent_of(name)["sha256"] for name in models},
-        "texts": {name: hash_texts(unlabelled_texts(name, args.data_dir)[0]) for name in texts},
+        "texts": {name: hash_texts(unlabelled_texts(name, data_dir)[0]) for name in texts},
     }
 
 
@@ -293,25 +294,25 @@ def parse_args(argv=None):
     return args, [*fixed, "--seed", str(args.seed)]
 
 
-def check_script_args(script, fixed, out):
-    """Parse the command line that each trial gets, so that a wrong flag stops here. Returns the script's args."""
-    script_args = SCRIPTS[script].parse_args([*fixed, "--out", str(out / "trial")])
-    if not script_args.epochs:
+def parse_script_flags(script, fixed, out):
+    """Parse the command line that each trial gets, so that a wrong flag stops here. Returns {flag: value}."""
+    given = vars(SCRIPTS[script].parse_args([*fixed, "--out", str(out / "trial")]))
+    if not given["epochs"]:
         raise UserError("a search compares trainings: give --epochs above 0")
-    if script == "distill" and (script_args.control or script_args.seeds > 1):
+    if script == "distill" and (given["control"] or given["seeds"] > 1):
         raise UserError("--control and --seeds are for the values that the search has found, not for each trial: "
                         "give them to distill.py afterwards")
-    return script_args
+    return given
 
 
 def main(argv=None):
     """Returns the best trial: {"number", "macro_f1", "flags", "folder"}; folder None: its model is not there."""
     args, fixed = parse_args(argv)
     out = Path(args.out)
-    script_args = check_script_args(args.script, fixed, out)
-    space = space_for(args.script, fixed, script_args)
-    depth = read_depth(script_args)
-    with search_folder(out, read_settings(args.script, fixed, script_args)):
+    given = parse_script_flags(args.script, fixed, out)
+    space = space_for(args.script, fixed, given)
+    depth = read_depth(given)
+    with search_folder(out, read_settings(args.script, fixed, given)):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = open_study(out, args.seed)
         if finished_trials(study):

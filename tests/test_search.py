@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import shutil
-from types import SimpleNamespace
 
 import pytest
 
@@ -88,7 +87,7 @@ def test_loss_that_explodes_counts_as_a_pruned_trial(mine, tmp_path, monkeypatch
 
 def space_of(script, *words):
     argv = [*words, "--data", "demo", "--epochs", "1", "--out", "o"]
-    return set(search.space_for(script, argv, search.SCRIPTS[script].parse_args(argv)))
+    return set(search.space_for(script, argv, vars(search.SCRIPTS[script].parse_args(argv))))
 
 
 def test_distill_searches_temperature_and_alpha_too_and_no_flag_that_would_do_nothing():
@@ -110,12 +109,12 @@ def test_sparse_training_is_searched_without_frozen_layers(mine, tmp_path):
                                             ("teacher:hidden=8", 3), ("gru:layers=2", 2), ("scratch:layers=4", 4)])
 def test_search_freezes_no_more_layers_than_the_student_has(student, depth, mine, tmp_path):
     train.main(train_argv(mine, tmp_path / "teacher", model="scratch:layers=3,hidden=16,heads=2,vocab=200"))
-    assert search.read_depth(SimpleNamespace(student=student, teacher=[str(tmp_path / "teacher")])) == depth
+    assert search.read_depth({"student": student, "teacher": [str(tmp_path / "teacher")]}) == depth
 
 
 def test_a_trained_recurrent_model_is_searched_with_its_own_depth(mine, tmp_path):
     train.main(train_argv(mine, tmp_path / "gru", model="gru:layers=2,hidden=8,embedding=8,vocab=200", epochs=1))
-    assert search.read_depth(SimpleNamespace(model=str(tmp_path / "gru"))) == 2
+    assert search.read_depth({"model": str(tmp_path / "gru")}) == 2
     best = search.main(["train", "--model", str(tmp_path / "gru"), "--data", str(mine), "--epochs", "1", "--trials",
                         "1", "--out", str(tmp_path / "s")])
     assert read_run(tmp_path / "s" / "best")["parent"]["name"] == str(tmp_path / "gru") and best["number"] == 0
