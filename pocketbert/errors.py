@@ -10,4 +10,4 @@ class UserError(ValueError):
 
 
 class TrainingDiverged(UserError):
-    """The loss is no longer finite."""
+    """The loss or the logits are no longer finite."""

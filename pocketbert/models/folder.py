@@ -75,9 +75,10 @@ def open_folder(name):
     if config_path is None:
         refuse_adapter(find)
         raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
+    hf = read_json(refuse_pointer(config_path))
     hashes = saved_hashes(find)
-    check_hashes([refuse_pointer(config_path)], hashes)
-    return find, read_json(config_path), hashes
+    check_hashes([config_path], hashes)
+    return find, hf, hashes
 
 
 def read_config(hf, source):

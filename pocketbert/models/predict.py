@@ -3,6 +3,7 @@
 import torch
 
 from pocketbert.data.batching import batches
+from pocketbert.errors import TrainingDiverged
 
 DEFAULT_LENGTH = 128  # tokens kept of a text by a model that does not say what it was trained with
 
@@ -18,10 +19,16 @@ def text_length(model, asked=None):
 
 @torch.inference_mode()
 def predict(model, ids, batch_size, pad_id, **masks):
-    """Logits (N, num_labels) for N lists of token ids, scored in batches of like length, returned in order."""
+    """Logits (N, num_labels) for N lists of token ids, scored in batches of like length, returned in order.
+
+    Logits that are not finite are an error: their softmax would be no probability.
+    """
     model.eval()
     logits = torch.empty(len(ids), len(model.config.label_names))
     for batch in batches(ids, None, batch_size, pad_id):
         batch = batch.to(model.device)
         logits[batch.index] = model(batch.input_ids, batch.attention_mask, **masks).float().cpu()
+    if not logits.isfinite().all():
+        raise TrainingDiverged("the model's logits are NaN or infinite: training has diverged (lower --lr), or the "
+                               "weights are damaged")
     return logits

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pocketbert.models.sequence import ResidualBlock
+from pocketbert.models.sequence import ResidualBlock, start_at
 
 
 def wkv_add(older, newer):
@@ -64,12 +64,17 @@ def token_shift(x, mix):
     return before + (x - before) * mix
 
 
-def start_mix(C, depth):
+def channels(C, values):
+    """A parameter with one number a channel. values: a function of the channels' numbers 0 ... C - 1"""
+    return start_at(nn.Parameter(torch.empty(C)), lambda: values(torch.arange(C)))
+
+
+def start_mix(n, depth):
     """The first channels read the token before, the last ones the token itself; deep layers more of the latter.
 
-    depth: l / L for layer l of L. As in the authors' code: (i / C)^(1 - l / L) for channel i.
+    depth: l / L for layer l of L. As in the authors' code: (n / C)^(1 - l / L) for channel n.
     """
-    return (torch.arange(C) / C) ** (1 - depth)
+    return (n / len(n)) ** (1 - depth)
 
 
 class TimeMix(nn.Module):
@@ -87,12 +92,11 @@ class TimeMix(nn.Module):
         self.key = nn.Linear(C, C)
         self.value = nn.Linear(C, C)
         self.output = nn.Linear(C, C)
-        n = torch.arange(C)
-        self.decay = nn.Parameter(-5 + 8 * (n / max(1, C - 1)) ** (0.7 + 1.3 * depth))
-        self.bonus = nn.Parameter(0.5 * ((n + 1) % 3 - 1) + math.log(0.3))
-        self.mix_key = nn.Parameter(start_mix(C, depth))
-        self.mix_value = nn.Parameter(start_mix(C, depth) + 0.3 * depth)
-        self.mix_receptance = nn.Parameter(start_mix(C, depth) ** 0.5)
+        self.decay = channels(C, lambda n: -5 + 8 * (n / max(1, C - 1)) ** (0.7 + 1.3 * depth))
+        self.bonus = channels(C, lambda n: 0.5 * ((n + 1) % 3 - 1) + math.log(0.3))
+        self.mix_key = channels(C, lambda n: start_mix(n, depth))
+        self.mix_value = channels(C, lambda n: start_mix(n, depth) + 0.3 * depth)
+        self.mix_receptance = channels(C, lambda n: start_mix(n, depth) ** 0.5)
 
     def forward(self, x):
         k = self.key(token_shift(x, self.mix_key))
@@ -111,8 +115,8 @@ class ChannelMix(nn.Module):
         self.receptance = nn.Linear(C, C)
         self.up = nn.Linear(C, 4 * C)
         self.down = nn.Linear(4 * C, C)
-        self.mix_receptance = nn.Parameter(start_mix(C, depth))
-        self.mix_key = nn.Parameter(start_mix(C, depth))
+        self.mix_receptance = channels(C, lambda n: start_mix(n, depth))
+        self.mix_key = channels(C, lambda n: start_mix(n, depth))
 
     def forward(self, x):
         neurons = F.relu(self.up(token_shift(x, self.mix_key))).square()

@@ -43,6 +43,17 @@ def mean_and_max(x, mask):
     return torch.cat([masked_mean(x, mask), highest], dim=-1)
 
 
+def start_at(parameter, values):
+    """Give a parameter its initial numbers. values: a function that computes them
+
+    Not on the meta device, where the numbers will come from a file: its arithmetic imports all of torch's compiler.
+    """
+    if not parameter.is_meta:
+        with torch.no_grad():
+            parameter.copy_(values())
+    return parameter
+
+
 class WordEmbeddings(nn.Module):
     """Token ids (B, T) -> vectors (B, T, embedding)."""
 

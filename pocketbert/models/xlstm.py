@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pocketbert.models.sequence import ResidualBlock
+from pocketbert.models.sequence import ResidualBlock, start_at
 
 
 def mlstm_parallel(q, k, v, i, f):
@@ -69,6 +69,11 @@ def slstm(x, recurrent):
     return torch.stack(outputs).permute(2, 0, 1, 3)
 
 
+def forget_gates(num_heads):
+    """The authors' starting points, sigmoid(3) ... sigmoid(6): memories of 20 to 400 tokens. -> (num_heads,)"""
+    return torch.linspace(3, 6, num_heads)
+
+
 class MLSTM(nn.Module):
     """mLSTM cells twice as wide as the model, behind an output gate: (B, T, hidden) -> (B, T, hidden).
 
@@ -85,8 +90,7 @@ class MLSTM(nn.Module):
         self.value = nn.Linear(H, width)
         self.output_gate = nn.Linear(H, width)
         self.gates = nn.Linear(H, 2 * self.num_heads)  # one input and one forget gate a head
-        # Forget gates of sigmoid(3) ... sigmoid(6), as the authors start: memories of 20 to 400 tokens.
-        self.gates.bias.data = torch.cat([torch.zeros(self.num_heads), torch.linspace(3, 6, self.num_heads)])
+        start_at(self.gates.bias, lambda: torch.cat([torch.zeros(self.num_heads), forget_gates(self.num_heads)]))
         self.head_norm = nn.LayerNorm(width // self.num_heads)
         self.output = nn.Linear(width, H)
 
@@ -112,7 +116,7 @@ class SLSTM(nn.Module):
         d = H // config.num_heads
         self.num_heads = config.num_heads
         self.gates = nn.Linear(H, 4 * H)  # z, input, forget, output
-        self.gates.bias.data[2 * H:3 * H] = torch.linspace(3, 6, self.num_heads).repeat_interleave(d)
+        start_at(self.gates.bias[2 * H:3 * H], lambda: forget_gates(self.num_heads).repeat_interleave(d))
         self.recurrent = nn.Parameter(torch.zeros(self.num_heads, d, 4 * d))
         self.head_norm = nn.LayerNorm(d)
 

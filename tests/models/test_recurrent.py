@@ -1,12 +1,15 @@
 """All models without attention: alone = in a batch, gradients everywhere, the folder rebuilds them to the bit."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pocketbert.models.folder import save_model
 from pocketbert.models.recipes import build_recurrent
 from pocketbert.models.recurrent import recurrent_model
 from pocketbert.models.recurrent_config import RecurrentConfig
@@ -170,3 +173,14 @@ def test_transformers_refuses_the_folder(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(random_recurrent(recipe).config.to_hf()))
         with pytest.raises(ValueError, match="pocketbert-"):
             transformers.AutoConfig.from_pretrained(tmp_path)
+
+
+def test_opening_a_folder_of_any_kind_does_not_import_torchs_compiler(tmp_path, tokenizer):
+    """It takes seconds. Arithmetic on the meta device imports it."""
+    for kind, recipe in RECURRENT.items():
+        save_model(random_recurrent(recipe), tokenizer, tmp_path / kind, run={})
+    program = ("import sys\nfrom pocketbert.models.folder import load_model\n"
+               f"for kind in {list(RECURRENT)}:\n"
+               "    load_model(sys.argv[1] + '/' + kind)\n"
+               "    assert 'torch._dynamo' not in sys.modules, kind\n")
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
