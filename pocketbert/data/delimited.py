@@ -9,7 +9,7 @@ import itertools
 import re
 from functools import partial
 
-from pocketbert.data.lines import NumberedLines
+from pocketbert.data.lines import BROKEN, NumberedLines
 from pocketbert.data.problems import BLANK, FEWER, HEADER, MORE, QUOTES, Tally
 from pocketbert.errors import UserError
 
@@ -18,6 +18,7 @@ QUOTED_AFTER_BLANKS = re.compile(r' +(?="(?:[^"]|"")*" *(.))', re.DOTALL)
 LOOK_AHEAD = 100  # lines that one quoted field of a TSV file may have
 ESCAPED = 'with \\" for a quote inside a text'
 IN_QUOTES = "with a field in quotes"
+STRAY = "with a quote inside a field that is not in quotes"
 
 
 class BadQuotes(Exception):
@@ -102,7 +103,12 @@ def csv_fields(line, lines, delimiter, tally):
     A row that is broken, but whole if \" is read as "", was written by a program that escapes quotes this way.
     """
     try:
-        return split_row(line, NumberedLines([], lines.number), delimiter)
+        fields = split_row(line, NumberedLines([], lines.number), delimiter)
+        if '"' in line:
+            as_written = set(line.rstrip("\r\n").split(delimiter)) & set(fields)  # what lost no quotes
+            if any('"' in field for field in as_written):
+                tally.add(f"line {lines.number}", STRAY, "used")
+        return fields
     except BadQuotes as error:
         if '\\"' in line:
             try:
@@ -224,8 +230,8 @@ def problem_of_header(name, number, fields, columns, fits):
     if cells == [column.casefold() for column in columns]:
         return HEADER
     if sorted(cells) == sorted(column.casefold() for column in columns) or fits([field.strip() for field in fields]):
-        raise UserError(f"{name}, line {number}: a second header, with the columns {', '.join(fields)}: read the two "
-                        "tables from two files")
+        raise UserError(f"{name}, line {number}: a second header, with the columns "
+                        f"{BROKEN.sub('?', ', '.join(fields))}: read the two tables from two files")
     return None
 
 
@@ -255,7 +261,7 @@ def find_delimiter(first, fits):
 def column_names(name, first, lines, delimiter):
     """The names in the header, of which no two may be the same."""
     try:
-        names = [cell.strip() for cell in split_row(first, lines, delimiter)]
+        names = [BROKEN.sub("\ufffd", cell.strip()) for cell in split_row(first, lines, delimiter)]
     except BadQuotes as error:
         raise UserError(f"{name}, line {error.opened}: a quote opens in the header and does not close") from None
     for column in names:

@@ -34,9 +34,9 @@ def detect_encoding(path):
                 except UnicodeDecodeError:
                     invalid += 1
     if invalid * 2 <= beyond_ascii:
-        return "utf-8-sig", None  # plain UTF-8 too: a mark is dropped if there is one
+        return "utf-8", None
     return "cp1252", (f"{path.name} is not UTF-8 ({invalid:,} of the {beyond_ascii:,} lines beyond ASCII): "
-                      "read as cp1252")
+                      "these lines are read as cp1252")
 
 
 def encoding_by_mark(line):
@@ -60,12 +60,34 @@ def text_lines(path, notes):
         encoding, note = detect_encoding(path)
         if note and note not in notes:
             notes.append(note)
-        errors = "replace" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
-        with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding, errors=errors, newline="\n") as lines:
+        with open_bytes(path) as raw:
+            if encoding.startswith(("utf-16", "utf-32")):
+                lines = wide_lines(path, raw, encoding)
+            else:
+                lines = (decode_line(line, encoding) for line in raw)
             for line in lines:  # a second mark, or the one of a file that was appended to another, is no text
                 yield line.lstrip("\ufeff")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
+
+
+def decode_line(line, encoding):
+    """A line of bytes as text. In a cp1252 file, too, a line that is UTF-8 is UTF-8: tables are put together."""
+    if encoding == "cp1252" and not line.isascii():
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError:
+            return line.decode("cp1252", "surrogateescape")
+    return line.decode("utf-8", "surrogateescape")
+
+
+def wide_lines(path, raw, encoding):
+    """The lines of a UTF-16 or UTF-32 file."""
+    with io.TextIOWrapper(raw, encoding, errors="replace", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            if "\u0a00" in line:  # no character, but a line end whose two bytes are in the wrong order
+                raise UserError(f"{path} is damaged in line {number}: from there on the bytes are shifted by one")
+            yield line.replace("\ufffd", "\udc80")
 
 
 class NumberedLines:

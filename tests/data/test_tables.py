@@ -248,6 +248,14 @@ def test_quotes_with_a_backslash_are_read_and_counted(tmp_path):
     assert '2 rows of mine.csv with \\" for a quote inside a text (first: line 2): read as a quote' in notes
 
 
+def test_a_quote_inside_a_csv_field_without_quotes_is_text_and_counted(tmp_path):
+    """No program writes it: it may be what is left of a quoted field."""
+    body = 'text,label\na 5" disk,pos\nhalf a quotation",neg\n"a ""whole"" one",pos\n' + many()
+    texts, notes, _ = load_own(tmp_path, body)
+    assert texts['a 5" disk'] == "pos" and texts['half a quotation"'] == "neg" and texts['a "whole" one'] == "pos"
+    assert "2 rows of mine.csv with a quote inside a field that is not in quotes (first: line 2): used" in notes
+
+
 def test_what_was_left_out_is_said_even_if_another_error_follows(tmp_path):
     rows = "".join(f"t{i},neg\n" if i % 2 else f"t{i},pos,x\n" for i in range(20))
     with pytest.raises(UserError, match="'pos'.*10 rows of mine.csv with fewer fields than columns .first: line 3"):
