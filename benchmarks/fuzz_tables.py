@@ -347,10 +347,11 @@ def main(argv=None):
     counts = {name: sum(result["outcome"] == name for result in results) for name in OUTCOMES}
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(run_info | {"counts": counts, "faults": faults, "results": results}, out / "fuzz_tables.json")
+    by_kind = Counter(f"{result['format']}, {result['damage']}: {result['outcome']}" for result in results)
+    write_json(run_info | {"counts": counts, "faults": faults, "counts by kind": by_kind}, out / "fuzz_tables.json")
     text = "\n\n".join([
         "# Damaged tables",
-        f"`{run_info['command']}`, commit {str(run_info['commit'])[:7]}, {hardware_line()}.",
+        f"`{run_info['command']}` on commit {str(run_info['commit'])[:7]}, {hardware_line()}.",
         "What was done to the tables, and what counts as right or wrong, is described in benchmarks/fuzz_tables.py. "
         "\"damage\" is the first of one to three kinds of damage to a table.",
         counts_table(results, "damage"), counts_table(results, "format"),
