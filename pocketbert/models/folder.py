@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pocketbert.data.tokenizer_files import load_tokenizer
+from pocketbert.data.tweets import CLEANERS
 from pocketbert.errors import UserError
 from pocketbert.files import UNFINISHED, is_unfinished, read_json, replacing_files, write_json
 from pocketbert.hub import Folder, repository
@@ -84,8 +85,8 @@ def open_folder(name):
 def read_config(hf, source):
     """The EncoderConfig or RecurrentConfig of a config.json. source: what error messages name."""
     with naming(source):
-        for key in ("runtime", "text_cleaning"):
-            text(hf, key)
+        text(hf, "runtime")
+        text(hf, "text_cleaning", "none", choices=CLEANERS)
     kind = RecurrentConfig if str(hf.get("model_type")).startswith("pocketbert-") else EncoderConfig
     return kind.from_hf(hf, source)
 

@@ -115,6 +115,11 @@ def break_family(folder):
     (folder / "config.json").write_text('{"model_type": "marian"}')
 
 
+def break_cleaning(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"text_cleaning": "soap"}))
+
+
 def break_sizes(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 25}))
@@ -126,7 +131,7 @@ def break_form(folder):
 
 
 @pytest.mark.parametrize("damage", [break_nothing_there, break_config, break_truncated, break_empty_weights,
-                                    break_pickle, break_cut_pickle, break_weights_gone, break_family, break_sizes,
+                                    break_pickle, break_cut_pickle, break_weights_gone, break_family, break_cleaning, break_sizes,
                                     break_form])
 def test_damaged_folder_is_a_one_line_error_that_names_it(damage, hf_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
