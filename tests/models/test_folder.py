@@ -131,8 +131,8 @@ def break_form(folder):
 
 
 @pytest.mark.parametrize("damage", [break_nothing_there, break_config, break_truncated, break_empty_weights,
-                                    break_pickle, break_cut_pickle, break_weights_gone, break_family, break_cleaning, break_sizes,
-                                    break_form])
+                                    break_pickle, break_cut_pickle, break_weights_gone, break_family, break_cleaning,
+                                    break_sizes, break_form])
 def test_damaged_folder_is_a_one_line_error_that_names_it(damage, hf_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, _ = hf_folder("bert")
