@@ -1,18 +1,20 @@
-"""Ours against `transformers`: texts per second, scoring and training, the two taking turns in one process.
+"""PocketBERT and `transformers`: texts per second in scoring and in training, the two taking turns in one process.
+
+Both get the same weights (a folder that save_model wrote and `transformers` loads), the same texts, the same batch size
+and each its own tokenizer. First it is checked that both agree: the same ids for every text, logits within 1e-5.
+
+    scoring     from strings to labels with probabilities: what `evaluate.py predict` does, against the
+                text-classification pipeline, whose labels are compared with ours
+    training    one epoch over tokenised texts with dropout: the loop of train.py, against Trainer with its default
+                collator (pads to the longest text of a batch); both with fused AdamW, clipping and a linear schedule
 
     make bench MODEL=sentence-transformers/all-MiniLM-L6-v2 DATA=tweet_sentiment_extraction
-    python tests/bench_peers.py --model runs/tweets/teacher --data tweet_sentiment_extraction
+    python benchmarks/transformers_speed.py --model runs/tweets/teacher --data tweet_sentiment_extraction
 
-Both sides get the same weights (a folder that save_model wrote and `transformers` loads), the same texts, batch
-32 and their own tokenizer. Scoring is from strings to labels with probabilities: `evaluate.answers` against the
-text-classification pipeline, whose labels must be the same. Training is one epoch over tokenised texts, dropout
-on: the loop of train.py against Trainer with its default collator for a tokenizer (pads to the longest of the
-batch), each with fused AdamW, clipping and a linear schedule; the model is loaded before the clock starts.
-Before that, both must agree: the same ids for every text, the same logits to 1e-5 on the real weights.
+Writes transformers_speed.md and transformers_speed.json.
 """
 
 import argparse
-import math
 import sys
 import tempfile
 import time
@@ -22,72 +24,101 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pocketbert import (
-    Optimizer,
-    add_common_flags,
-    answers,
-    autocast,
-    batches,
-    hardware_line,
-    load_model,
-    open_data,
-    parser_for,
-    run_script,
-    save_model,
-    seed_everything,
-    take,
-)
+from data_utils import batches, open_data, take
+from model_utils import load_model, save_model
+from pocketbert.cli import add_common_flags, parser_for, positive_int, run_script
+from pocketbert.evaluation.answers import CHUNK_BATCHES, Answerer, in_chunks
+from pocketbert.evaluation.tables import markdown_table
+from pocketbert.files import write_json, write_text
+from pocketbert.hardware import hardware_line
+from pocketbert.models.device import autocast, seed_everything
+from pocketbert.models.folder import parent_of
+from pocketbert.models.predict import text_length
+from pocketbert.provenance import provenance
+from pocketbert.training.optim import parameter_groups, steps_per_epoch, warmup_then_decay
+
+ROOT = Path(__file__).resolve().parents[1]
+LR = 1e-5
+WEIGHT_DECAY = 0.01
+WARMUP = 0.1
 
 
-def our_scoring(folder, texts, args):
+@torch.inference_mode()
+def check_parity(folder, texts, max_length, batch_size):
+    """(texts with different ids, largest |difference of logits|) between ours and `transformers`, on the same files."""
+    import transformers
     model, tokenizer = load_model(folder)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(texts, max_length)
+    their_ids = their_tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    different = sum(a != b for a, b in zip(ids, their_ids, strict=True))
+    largest = 0.0
+    for batch in batches(ids[:512], None, batch_size, tokenizer.pad_id):
+        mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
+        logits = model(batch.input_ids, batch.attention_mask)
+        largest = max(largest, (logits - theirs(batch.input_ids, mask).logits).abs().max().item())
+    assert different == 0 and largest < 1e-5, f"{different} texts have different ids, logits differ by {largest:.1e}"
+    return different, largest
+
+
+def our_scoring(folder, texts, max_length, batch_size):
+    """A function that returns the label of each text."""
+    answerer = Answerer(*load_model(folder), batch_size, max_length)
 
     def score():
         rows = ((i, text, None) for i, text in enumerate(texts))
-        return [answer["label"] for answer in answers(model, tokenizer, rows, args.batch_size, args.max_length)]
+        chunks = in_chunks(rows, CHUNK_BATCHES * batch_size)
+        return [answer["label"] for chunk in chunks for answer in answerer.answer(chunk)]
     return score
 
 
-def their_scoring(folder, texts, args):
+def their_scoring(folder, texts, max_length, batch_size):
+    """The same with the pipeline of `transformers`."""
     import transformers
     classify = transformers.pipeline("text-classification", model=folder, device="cpu")
 
     def score():
-        return [answer["label"] for answer in classify(texts, batch_size=args.batch_size, truncation=True,
-                                                       max_length=args.max_length)]
+        answers = classify(texts, batch_size=batch_size, truncation=True, max_length=max_length)
+        return [answer["label"] for answer in answers]
     return score
 
 
-def our_training(folder, split, args):
+def our_training(folder, split, max_length, batch_size, bf16):
+    """A function that trains for one epoch, as train.py does."""
     model, tokenizer = load_model(folder)
-    ids = tokenizer(split.texts, args.max_length)
+    ids = tokenizer(split.texts, max_length)
 
     def train():
         seed_everything(0)
-        options = argparse.Namespace(lr=1e-5, weight_decay=0.01, warmup=0.1, accumulate=1, max_grad_norm=1.0)
-        optimizer = Optimizer(model, options, num_batches=math.ceil(len(ids) / args.batch_size))
+        optimizer = torch.optim.AdamW(parameter_groups(model, WEIGHT_DECAY), lr=LR, fused=True)
+        scheduler = warmup_then_decay(optimizer, steps_per_epoch(len(ids), batch_size, 1), WARMUP)
         model.train()
-        for batch in batches(ids, split.labels, args.batch_size, tokenizer.pad_id, shuffle_seed=0):
-            with autocast(model.device, args.bf16):
+        for batch in batches(ids, split.labels, batch_size, tokenizer.pad_id, shuffle_seed=0):
+            with autocast(model.device, bf16):
                 loss = F.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels)
             loss.backward()
-            optimizer.step(loss)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
     return train
 
 
-def their_training(folder, split, args, out):
+def their_training(folder, split, max_length, batch_size, bf16, out):
+    """The same with Trainer. out: a folder that it may use."""
     import transformers
     transformers.logging.set_verbosity_error()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    encoded = tokenizer(split.texts, truncation=True, max_length=args.max_length)
+    encoded = tokenizer(split.texts, truncation=True, max_length=max_length)
     rows = [{"input_ids": ids, "attention_mask": mask, "labels": label} for ids, mask, label
             in zip(encoded["input_ids"], encoded["attention_mask"], split.labels, strict=True)]
     options = transformers.TrainingArguments(
-        output_dir=out, per_device_train_batch_size=args.batch_size, num_train_epochs=1, learning_rate=1e-5,
-        warmup_steps=0.1, weight_decay=0.01, report_to="none", save_strategy="no", logging_strategy="no",
-        disable_tqdm=True, use_cpu=True, bf16=bool(args.bf16), optim="adamw_torch_fused")
+        output_dir=out, per_device_train_batch_size=batch_size, num_train_epochs=1, learning_rate=LR,
+        warmup_steps=WARMUP, weight_decay=WEIGHT_DECAY, report_to="none", save_strategy="no", logging_strategy="no",
+        disable_tqdm=True, use_cpu=True, bf16=bf16, optim="adamw_torch_fused")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
 
     def train():
@@ -96,70 +127,92 @@ def their_training(folder, split, args, out):
     return train
 
 
-@torch.inference_mode()
-def check_parity(folder, texts, args):
-    """(texts with other ids, largest |logit difference|) between ours and `transformers`, on the same files."""
-    import transformers
-    model, tokenizer = load_model(folder)
-    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    ids = tokenizer(texts, args.max_length)
-    their_ids = transformers.AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=args.max_length)
-    other = sum(a != b for a, b in zip(ids, their_ids["input_ids"], strict=True))
-    difference = 0.0
-    for batch in batches(ids[:512], None, args.batch_size, tokenizer.pad_id):
-        mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
-        ours = model(batch.input_ids, batch.attention_mask)
-        difference = max(difference, (ours - theirs(batch.input_ids, mask).logits).abs().max().item())
-    assert other == 0 and difference < 1e-5, f"{other} texts have other ids, logits differ by {difference:.1e}"
-    return other, difference
-
-
-def in_turn(ours, theirs, rounds):
-    """Seconds of both, A B A B ..., after one uncounted round; returns two arrays and the last two answers."""
-    times, results = ([], []), [None, None]
+def time_in_turn(ours, theirs, rounds):
+    """Seconds of two calls in turn, after a round that is not timed: (two arrays (rounds,), the last two results)."""
+    seconds = [[], []]
+    results = [None, None]
     for i in range(rounds + 1):
         for side, call in enumerate((ours, theirs)):
             start = time.perf_counter()
             results[side] = call()
             if i:
-                times[side].append(time.perf_counter() - start)
-    return np.array(times[0]), np.array(times[1]), results
+                seconds[side].append(time.perf_counter() - start)
+    return *map(np.array, seconds), results
 
 
-def row(name, count, ours, theirs):
+def measured(what, count, ours, theirs):
+    """One row of the result: texts per second of both, and the ratio of each round."""
     ratios = theirs / ours
-    return (f"| {name} | {count / np.median(ours):,.0f} | {count / np.median(theirs):,.0f} | "
-            f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}) |")
+    return {"what": what, "texts": count, "ours_per_second": count / float(np.median(ours)),
+            "transformers_per_second": count / float(np.median(theirs)), "ratio": float(np.median(ratios)),
+            "lowest_ratio": float(ratios.min()), "highest_ratio": float(ratios.max())}
+
+
+def page(result):
+    """The text of transformers_speed.md."""
+    rows = [["", "PocketBERT, texts/s", "transformers, texts/s", "ratio (lowest to highest)"]]
+    for row in result["rows"]:
+        rows.append([row["what"], f"{row['ours_per_second']:,.0f}", f"{row['transformers_per_second']:,.0f}",
+                     f"{row['ratio']:.2f} ({row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f})"])
+    arguments = result["arguments"]
+    return "\n".join([
+        "# Speed beside `transformers`", "",
+        f"Medians of {arguments['rounds']} rounds in which the two take turns in one process, batch "
+        f"{arguments['batch_size']}. A ratio above 1: PocketBERT is faster. What is measured is described in "
+        "benchmarks/transformers_speed.py.", "", markdown_table(rows, "lrrr"), "",
+        f"- Before: the same ids for all {result['rows'][0]['texts']:,} texts, logits differ by at most "
+        f"{result['largest_difference']:.1e}. After: the same label for {result['same_labels']:,} of them.",
+        f"- Model {result['parent']['name']}, {result['data']['name']}, texts of {result['mean_tokens']:.1f} tokens on "
+        "average", f"- Command: `{result['command']}`", f"- Commit {result['commit']}, transformers "
+        f"{result['transformers']}", f"- {hardware_line(result['hardware'])}", ""])
+
+
+def parse_args(argv=None):
+    parser = parser_for(__doc__)
+    parser.add_argument("--model", required=True, help="a dense model folder, or a Hub id")
+    parser.add_argument("--out", default=str(ROOT / "docs" / "results"), help="the folder to write to")
+    parser.add_argument("--score-texts", type=positive_int, default=3000, help="validation texts to score")
+    parser.add_argument("--train-texts", type=positive_int, default=1600, help="training texts of the epoch")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="of each; a ratio is taken in each round")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="train both in bf16")
+    add_common_flags(parser)
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
-    parser = parser_for(__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--score-texts", type=int, default=3000)
-    parser.add_argument("--train-texts", type=int, default=1600)
-    parser.add_argument("--rounds", type=int, default=3, help="of each; the ratio is taken pair by pair")
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="train both in bf16")
-    add_common_flags(parser)
-    parser.set_defaults(max_length=128)  # both libraries read the same tokens
-    args = parser.parse_args(argv)
-    data = open_data(args)
-    with tempfile.TemporaryDirectory() as folder:
+    """Returns what transformers_speed.json says."""
+    args = parse_args(argv)
+    import transformers
+    data = open_data(args.data, args.data_dir, args.text, args.label)
+    scored = take(data.validation, args.score_texts, seed=0)
+    trained = take(data.train, args.train_texts, seed=0)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = f"{scratch}/model"
         model, tokenizer = load_model(args.model, label_names=data.label_names)
-        save_model(model, tokenizer, f"{folder}/model", run={})
-        texts = take(data.validation, args.score_texts, 0).texts
-        other, difference = check_parity(f"{folder}/model", texts, args)
-        print(f"the same ids for all but {other} of {len(texts):,} texts; logits differ by at most {difference:.1e}")
-        *scoring, (ours, theirs) = in_turn(our_scoring(f"{folder}/model", texts, args),
-                                           their_scoring(f"{folder}/model", texts, args), args.rounds)
+        max_length = text_length(model, args.max_length)
+        mean_tokens = float(np.mean([len(ids) for ids in tokenizer(scored.texts, max_length)]))
+        save_model(model, tokenizer, folder, run={})
+        _, largest = check_parity(folder, scored.texts, max_length, args.batch_size)
+        print(f"the same ids for all {len(scored):,} texts; logits differ by at most {largest:.1e}")
+
+        *scoring, (ours, theirs) = time_in_turn(our_scoring(folder, scored.texts, max_length, args.batch_size),
+                                                their_scoring(folder, scored.texts, max_length, args.batch_size),
+                                                args.rounds)
         same = sum(a == b for a, b in zip(ours, theirs, strict=True))
-        split = take(data.train, args.train_texts, 0)
-        *training, _ = in_turn(our_training(f"{folder}/model", split, args),
-                               their_training(f"{folder}/model", split, args, f"{folder}/trainer"), args.rounds)
-    print(f"\n{hardware_line()}; {torch.get_num_threads()} threads, batch {args.batch_size}, {args.rounds} rounds in "
-          f"turn, medians\n\n| | ours, texts/s | transformers, texts/s | ratio (min to max) |\n|---|---:|---:|---:|\n"
-          + row(f"scoring {len(texts):,} texts, tokenisation included", len(texts), *scoring) + "\n"
-          + row(f"training on {len(split):,} texts, {'bf16' if args.bf16 else 'fp32'}", len(split), *training)
-          + f"\n\nthe same label for {same:,} of {len(texts):,} texts")
+        *training, _ = time_in_turn(our_training(folder, trained, max_length, args.batch_size, args.bf16),
+                                    their_training(folder, trained, max_length, args.batch_size, args.bf16,
+                                                   f"{scratch}/trainer"), args.rounds)
+    rows = [measured("scoring, tokenisation included", len(scored), *scoring),
+            measured(f"training in {'bf16' if args.bf16 else 'fp32'}", len(trained), *training)]
+    result = provenance("benchmarks/transformers_speed.py", vars(args), argv, parent=parent_of(args.model), data=data,
+                        rows=rows, same_labels=same, largest_difference=largest, mean_tokens=mean_tokens,
+                        transformers=transformers.__version__)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(result, out / "transformers_speed.json")
+    write_text(page(result), out / "transformers_speed.md")
+    print(f"\n{page(result)}\n{out}: transformers_speed.md, transformers_speed.json")
+    return result
 
 
 if __name__ == "__main__":
