@@ -35,6 +35,7 @@ from pocketbert.files import write_json, write_text
 from pocketbert.hardware import hardware_line
 from pocketbert.models.device import autocast, seed_everything
 from pocketbert.models.folder import parent_of
+from pocketbert.models.masks import full_mask  # noqa: E402
 from pocketbert.models.predict import text_length
 from pocketbert.provenance import provenance
 from pocketbert.training.optim import parameter_groups, steps_per_epoch, warmup_then_decay
@@ -57,7 +58,7 @@ def check_parity(folder, texts, max_length, batch_size):
     different = sum(a != b for a, b in zip(ids, their_ids, strict=True))
     largest = 0.0
     for batch in batches(ids[:512], None, batch_size, tokenizer.pad_id):
-        mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
+        mask = full_mask(batch.input_ids, batch.attention_mask)
         logits = model(batch.input_ids, batch.attention_mask)
         largest = max(largest, (logits - theirs(batch.input_ids, mask).logits).abs().max().item())
     assert different == 0 and largest < 1e-5, f"{different} texts have different ids, logits differ by {largest:.1e}"

@@ -13,6 +13,7 @@ from torch import nn
 
 from pocketbert.errors import UserError
 from pocketbert.models.hooks import record_outputs
+from pocketbert.models.masks import full_mask
 
 
 def check_tokens(student, teacher, attention_mask):
@@ -155,8 +156,7 @@ class InnerLosses(nn.Module):
         # all_tokens: otherwise the last block computes queries and hidden states for the first token alone.
         with record_outputs(student) as ours:
             logits = student(batch.input_ids, mask, all_tokens=True)
-        if mask is None:
-            mask = torch.ones_like(batch.input_ids)
+        mask = full_mask(batch.input_ids, mask)
         with torch.no_grad(), record_outputs(teacher, self.mapping) as theirs:
             teacher(batch.input_ids, mask, all_tokens=True)
 

@@ -6,10 +6,9 @@ BERT):
     x = norm(x + attention(x))
     x = norm(x + ffn(x)),        ffn(x) = W2 gelu(W1 x + b1) + b2
 
-and differ in tensor names, in the number at which positions start and in the classification head, so that a
-table of names and three small `if`s are all there is to a family. Two explicit masks make the pruning of
-`prune.py` plain: `head_mask` (layers, heads) multiplies each head's output, `ffn_mask` (layers, neurons) each
-hidden neuron of the FFN; 1 keeps, 0 silences, and gradients flow through both.
+They differ in the names of their tensors (hf_names.py), in the number of the first position and in the classification
+head. Two masks make the pruning of prune.py visible: `head_mask` (layers, heads) multiplies each head's output and
+`ffn_mask` (layers, neurons) each hidden neuron of the FFN; 1 keeps, 0 prunes, and gradients flow through both.
 """
 
 from functools import partial
@@ -29,7 +28,8 @@ class Embeddings(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.position_offset, self.dropout = config.position_offset, config.hidden_dropout
+        self.position_offset = config.position_offset
+        self.dropout = config.hidden_dropout
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         if config.type_vocab_size:
@@ -38,7 +38,7 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids):
         T = input_ids.shape[1]
-        # Padding is always on the right, so position i belongs to token i; the pads' own rows are masked out.
+        # Padding is always on the right, so position i belongs to token i; the attention mask hides the padding.
         positions = torch.arange(self.position_offset, self.position_offset + T, device=input_ids.device)
         x = self.word(input_ids) + self.position(positions)
         if hasattr(self, "token_type"):  # a single sentence: every token is of type 0
@@ -51,7 +51,9 @@ class Attention(nn.Module):
 
     def __init__(self, hidden_size, num_heads, head_size, dropout):
         super().__init__()
-        self.num_heads, self.head_size, self.dropout = num_heads, head_size, dropout
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.dropout = dropout
         self.query = nn.Linear(hidden_size, num_heads * head_size)
         self.key = nn.Linear(hidden_size, num_heads * head_size)
         self.value = nn.Linear(hidden_size, num_heads * head_size)
@@ -61,21 +63,23 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], self.num_heads, self.head_size).transpose(1, 2)  # (B, heads, T, head_size)
 
     def context(self, x, queries, key_mask=None, head_mask=None):
-        """What the heads have gathered, side by side, before the output matrix: (B, Q, heads * head_size)."""
-        q, k, v = self.split_heads(self.query(queries)), self.split_heads(self.key(x)), self.split_heads(self.value(x))
+        """The heads' outputs side by side, before the output matrix: (B, Q, heads * head_size)."""
+        q = self.split_heads(self.query(queries))
+        k = self.split_heads(self.key(x))
+        v = self.split_heads(self.value(x))
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask,
                                                  dropout_p=self.dropout if self.training else 0.0)
         if head_mask is not None:
-            context = context * head_mask.view(-1, self.num_heads, 1, 1)  # 1 keeps a head, 0 silences it
+            context = context * head_mask.view(-1, self.num_heads, 1, 1)  # 1 keeps a head, 0 prunes it
         return context.transpose(1, 2).flatten(2)
 
     def forward(self, x, queries, key_mask=None, head_mask=None):
-        """x: (B, T, hidden)    queries: the rows of x that want an answer (B, Q, hidden)    -> (B, Q, hidden)"""
+        """x: (B, T, hidden)    queries: the rows of x to compute an output for, (B, Q, hidden)    -> (B, Q, hidden)"""
         return self.output(self.context(x, queries, key_mask, head_mask))
 
 
 class FeedForward(nn.Module):
-    """Two matrices with a non-linearity between them; a column of `down` belongs to a row of `up`."""
+    """down(activation(up(x))): neuron i is row i of `up` and column i of `down`."""
 
     def __init__(self, hidden_size, intermediate_size, activation):
         super().__init__()
@@ -87,7 +91,7 @@ class FeedForward(nn.Module):
         """(B, T, hidden) -> (B, T, neurons)"""
         neurons = self.activation(self.up(x))
         if ffn_mask is not None:
-            neurons = neurons * ffn_mask.view(-1, 1, neurons.shape[-1])  # 1 keeps a neuron, 0 silences it
+            neurons = neurons * ffn_mask.view(-1, 1, neurons.shape[-1])  # 1 keeps a neuron, 0 prunes it
         return neurons
 
     def forward(self, x, ffn_mask=None):
@@ -95,6 +99,8 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
+    """norm(x + attention(x)), then norm(x + ffn(x))."""
+
     def __init__(self, config, num_heads, intermediate_size):
         super().__init__()
         self.dropout = config.hidden_dropout
@@ -104,7 +110,7 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x, queries, key_mask=None, head_mask=None, ffn_mask=None):
-        """x: (B, T, hidden)    queries: the rows of x that want an output (B, Q, hidden)    -> (B, Q, hidden)"""
+        """x: (B, T, hidden)    queries: the rows of x to compute an output for, (B, Q, hidden)    -> (B, Q, hidden)"""
         attended = self.attention(x, queries, key_mask, head_mask)
         x = self.attention_norm(queries + F.dropout(attended, self.dropout, self.training))
         return self.ffn_norm(x + F.dropout(self.ffn(x, ffn_mask), self.dropout, self.training))
@@ -115,7 +121,8 @@ class Head(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.family, self.dropout = config.family, config.classifier_dropout
+        self.family = config.family
+        self.dropout = config.classifier_dropout
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.out = nn.Linear(config.hidden_size, len(config.label_names))
 
@@ -127,6 +134,8 @@ class Head(nn.Module):
 
 
 class Encoder(nn.Module):
+    """embeddings -> layers -> head on the first token."""
+
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -150,8 +159,8 @@ class Encoder(nn.Module):
 
         attention_mask: (B, T), 1 for text and 0 for padding; None says that nothing is padded.
         head_mask, ffn_mask: (layers, heads) and (layers, neurons); a list of one vector a layer where layers
-        differ; with a batch dimension in each vector's front (B, heads), every text has a mask of its own.
-        all_tokens: the last layer answers for every token, for hooks that read its output; the logits are the same.
+        differ; with (B, heads) and (B, neurons) in the place of a vector, every text has a mask of its own.
+        all_tokens: the last layer computes every token, for hooks that read its output; the logits are the same.
         """
         if input_ids.shape[1] > self.config.max_length:
             raise UserError(f"{input_ids.shape[1]} tokens are more than the {self.config.max_length} that this "

@@ -5,12 +5,10 @@ from functools import partial
 
 import torch
 
-from pocketbert.errors import UserError
-
 
 @torch.no_grad()
 def record_inputs(model, batches, modules, on_input):
-    """Run the batches, and call on_input(name, x) with what reaches each of the modules.
+    """Run the batches, and call on_input(name, x) with the inputs of each of the modules.
 
     batches: with .input_ids and .attention_mask    modules: {name: one of the model's nn.Linear}
     x: (tokens, in features); padding is left out, so that it enters no statistic.
@@ -38,7 +36,7 @@ def record_inputs(model, batches, modules, on_input):
 
 @contextmanager
 def record_outputs(model, blocks=None):
-    """Keep what these blocks compute in the forward passes inside `with`; gradients flow through what is kept.
+    """Keep the outputs of these blocks in the forward passes inside `with`; gradients flow through them.
 
         with record_outputs(student, [0, 2]) as outputs:
             logits = student(input_ids, attention_mask, all_tokens=True)
@@ -46,13 +44,13 @@ def record_outputs(model, blocks=None):
         outputs["hidden"][0]                                                                  # the embeddings
 
     blocks: 0 for the embeddings, i for model.layers[i - 1]; None: all    outputs: kind -> block -> the latest tensor
-    An encoder's last block answers for the first token alone unless it is called with all_tokens=True. Those other
-    answers were never trained: for the last block compare the first token, or the keys and values.
+    An encoder's last block computes the first token alone unless the model is called with all_tokens=True. The other
+    tokens' outputs were never trained: of the last block compare the first token, or the keys and values.
     """
     depth = len(model.layers)
     blocks = sorted(range(depth + 1) if blocks is None else set(blocks))
     if blocks and not 0 <= blocks[0] <= blocks[-1] <= depth:
-        raise UserError(f"blocks {blocks}: this model has the blocks 1 to {depth}, and 0 for its embeddings")
+        raise ValueError(f"blocks {blocks}: this model has the blocks 1 to {depth}, and 0 for its embeddings")
     outputs = {"hidden": {}, "query": {}, "key": {}, "value": {}}
 
     def hook(kind, block, module, inputs, output):

@@ -23,7 +23,7 @@ def pack_bits(bits):
 def pack_codes(codes, bits):
     """Whole numbers below 2^bits, uint8 (n,) -> uint8 (ceil(n * bits / 8),), without gaps, lowest bits first."""
     if len(codes) and int(codes.max()) >> bits:
-        raise UserError(f"{int(codes.max())} does not fit into {bits} bits")
+        raise ValueError(f"{int(codes.max())} does not fit into {bits} bits")
     places = codes[:, None] >> torch.arange(bits, dtype=torch.uint8, device=codes.device)  # (n, bits)
     return pack_bits((places & 1).flatten())
 

@@ -25,37 +25,44 @@ def narrow(model, projection):
 
         reads: W (out, d) -> W P        writes: W (d, in) -> P^T W,  b -> P^T b
 
-    projection P: (d, w) with orthonormal columns, w <= d. Exact where P permutes the numbers; else LayerNorm, which
-    knows one direction from another, makes it a start for training (its gains are mixed by P^2) and no more.
-    Heads and neurons stay as many as they were.
+    projection P: (d, w) with orthonormal columns, w <= d. The number of heads and of neurons does not change. The copy
+    is exact if P is a permutation. Otherwise it is a starting point for training only, because LayerNorm has a gain
+    for each number, and P mixes the numbers; the new gains are the old ones averaged with weights P^2.
     """
-    smaller, P = copy.deepcopy(model), projection.to(model.device)
+    smaller = copy.deepcopy(model)
+    P = projection.to(model.device)
     smaller.config.hidden_size = P.shape[1]
     for name, module in smaller.named_modules():
         if isinstance(module, nn.Embedding):
             module.weight = nn.Parameter(module.weight @ P)
             module.embedding_dim = P.shape[1]
         elif isinstance(module, nn.LayerNorm):
-            module.weight, module.bias = nn.Parameter(P.square().T @ module.weight), nn.Parameter(module.bias @ P)
+            module.weight = nn.Parameter(P.square().T @ module.weight)
+            module.bias = nn.Parameter(module.bias @ P)
             module.normalized_shape = (P.shape[1],)
         elif isinstance(module, nn.Linear):
             if name.endswith((".query", ".key", ".value", ".up", "head.dense", "head.out")):
-                module.weight, module.in_features = nn.Parameter(module.weight @ P), P.shape[1]
+                module.weight = nn.Parameter(module.weight @ P)
+                module.in_features = P.shape[1]
             if name.endswith((".attention.output", ".down", "head.dense")):
-                module.weight, module.bias = nn.Parameter(P.T @ module.weight), nn.Parameter(module.bias @ P)
+                module.weight = nn.Parameter(P.T @ module.weight)
+                module.bias = nn.Parameter(module.bias @ P)
                 module.out_features = P.shape[1]
     return smaller
 
 
 def slice_linear(linear, rows=None, columns=None):
     """A smaller nn.Linear with the chosen output rows and input columns (index vectors; None: all of them)."""
-    weight, bias = linear.weight.detach(), linear.bias.detach()
+    weight = linear.weight.detach()
+    bias = linear.bias.detach()
     if rows is not None:
-        weight, bias = weight[rows], bias[rows]
+        weight = weight[rows]
+        bias = bias[rows]
     if columns is not None:
         weight = weight[:, columns]
     smaller = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
-    smaller.weight.data, smaller.bias.data = weight.clone(), bias.clone()
+    smaller.weight.data = weight.clone()
+    smaller.bias.data = bias.clone()
     return smaller.requires_grad_(linear.weight.requires_grad)  # a frozen layer stays frozen
 
 
@@ -71,7 +78,8 @@ def slice_heads(attention, head_mask):
 def slice_intermediate(ffn, ffn_mask):
     """Remove the neurons with mask 0: rows of the first matrix, columns of the second."""
     kept = ffn_mask.bool().nonzero().flatten()
-    ffn.up, ffn.down = slice_linear(ffn.up, rows=kept), slice_linear(ffn.down, columns=kept)
+    ffn.up = slice_linear(ffn.up, rows=kept)
+    ffn.down = slice_linear(ffn.down, columns=kept)
 
 
 def slice_model(model, head_mask, ffn_mask):

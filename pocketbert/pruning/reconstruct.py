@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from pocketbert.models.masks import full_mask
+
 
 def rearrange_mask(mask, gradients):
     """Exchange units within one layer until the predicted rise of the loss is smallest, by the full Fisher matrix.
@@ -117,7 +119,7 @@ def reconstruct(model, original, batches, damping=0.01):
 
 def start(model, original, batch):
     """The state of a batch below the first layer."""
-    mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
+    mask = full_mask(batch.input_ids, batch.attention_mask)
     return BatchState(model.embeddings(batch.input_ids), original.embeddings(batch.input_ids), mask.bool())
 
 

@@ -36,6 +36,7 @@ import torch
 
 from pocketbert.errors import UserError
 from pocketbert.hardware import hardware
+from pocketbert.models.masks import full_mask
 
 OPENVINO_FILES = ("openvino_model.xml", "openvino_model.bin")
 
@@ -58,10 +59,8 @@ def graph_files(format_name):
 
 def graph_inputs(input_ids, attention_mask=None):
     """{name of an input: int64 array (B, T)}; attention_mask None: nothing is padded."""
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    return {name: tensor.long().cpu().numpy()
-            for name, tensor in zip(INPUTS, (input_ids, attention_mask), strict=True)}
+    masked = zip(INPUTS, (input_ids, full_mask(input_ids, attention_mask)), strict=True)
+    return {name: tensor.long().cpu().numpy() for name, tensor in masked}
 
 
 def products_overflow():
