@@ -1,6 +1,6 @@
 """What does it cost that load_model checks the hashes of a folder?
 
-    python benchmarks/load_cost.py         # a BERT-base of random weights, 438 MB; writes docs/results/load_cost.md, .json
+    python benchmarks/load_cost.py        # a BERT-base of random weights; writes docs/results/load_cost.md and .json
 
 The folder is opened by new Python processes, in turn with the hashes in its run.json and without them; the import of
 torch is part of the time, as for every user. Processor seconds (user and system, all threads) tell the cost even where
@@ -62,7 +62,8 @@ def main(argv=None):
     tokenizer = train_wordpiece([f"word{i} and other words" for i in range(30_000)], vocab_size=30_000)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "bert-base"
-        save_model(init_weights(Encoder(EncoderConfig(label_names=["a", "b"]))), tokenizer, folder, run={"made": "here"})
+        model = init_weights(Encoder(EncoderConfig(label_names=["a", "b"])))
+        save_model(model, tokenizer, folder, run={"made": "here"})
         megabytes = (folder / "model.safetensors").stat().st_size / 1e6
         seconds = measure(folder, args.repeats)
     rows = [["run.json", "processor s: lowest", "median", "wall s: lowest", "median"]]
