@@ -5,13 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from make_runs import SETTINGS, STEPS, make
 
 import distill
 import evaluate
 import prune
 import quantize
 import train
+from make_runs import SETTINGS, STEPS, make
 from pocketbert.cli import run_script
 from pocketbert.errors import UserError
 from pocketbert.models.folder import save_model

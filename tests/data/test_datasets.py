@@ -3,11 +3,11 @@
 import gzip
 
 import pytest
-from small_tables import all_texts, jsonl, many, write
 
 from data_utils import load_dataset
 from pocketbert.data.datasets import EKMAN, EMOTIONS
 from pocketbert.data.splits import Split
+from small_tables import all_texts, jsonl, many, write
 
 
 def test_a_folder_takes_dev_or_val_and_a_test_without_labels_is_not_used(tmp_path):

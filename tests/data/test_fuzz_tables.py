@@ -1,10 +1,10 @@
 """The fuzzer of benchmarks/: its oracle tells right from wrong, and a small run finds no fault."""
 
 import pytest
-from small_tables import write
 
 from benchmarks import fuzz_tables
 from benchmarks.fuzz_tables import FAULTS, distance, is_right, outcome
+from small_tables import write
 
 ROWS = {"so great w001x\tpos", "so sad w002x\tneg", "two\nlines w003x\tpos"}
 

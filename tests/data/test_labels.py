@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from small_tables import jsonl, labelled, load_own, many, write
 
 from data_utils import load_dataset, load_test_file
 from pocketbert.data.datasets import EMOTIONS
 from pocketbert.data.labels import align_labels, known_label, match_labels, number_of, plain_label
 from pocketbert.data.splits import Dataset, Split
 from pocketbert.errors import UserError
+from small_tables import jsonl, labelled, load_own, many, write
 
 
 def classes(tmp_path, labels, **splits):

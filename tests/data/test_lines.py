@@ -1,9 +1,9 @@
 """Encodings: marks, Windows files, single broken bytes."""
 
 import pytest
-from small_tables import load_own, many
 
 from pocketbert.errors import UserError
+from small_tables import load_own, many
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

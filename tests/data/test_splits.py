@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
-from small_tables import load_own, many, write
 
 from data_utils import load_dataset
 from pocketbert.data.splits import SPLIT_SEED, VALIDATION_ROWS, Split, split_validation, take
+from small_tables import load_own, many, write
 
 
 def test_validation_is_stratified_repeatable_and_shares_no_text_with_train():

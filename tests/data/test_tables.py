@@ -6,11 +6,11 @@ import json
 import sys
 
 import pytest
-from small_tables import jsonl, load_own, many, write
 
 from data_utils import load_dataset, unlabelled_texts
 from pocketbert.data.tables import read_texts
 from pocketbert.errors import UserError
+from small_tables import jsonl, load_own, many, write
 
 
 def test_quoted_tweets_keep_their_commas_line_breaks_and_doubled_quotes(tmp_path):
