@@ -99,7 +99,8 @@ def encoder_of(kind, encoder):
 def save_kind(kind, folder):
     """Save a small model of a kind."""
     torch.manual_seed(0)
-    encoder, tokenizer = model_from_scratch("scratch:layers=2,hidden=32,heads=4,ffn=64,vocab=90,positions=64", TEXTS,
+    texts = [*TEXTS, *[f"{kind} {kind[::-1]}"] * 9]  # so that no two kinds have the same vocabulary
+    encoder, tokenizer = model_from_scratch("scratch:layers=2,hidden=32,heads=4,ffn=64,vocab=90,positions=64", texts,
                                             LABELS)
     with_noise(encoder)
     if kind in RECURRENT:
@@ -184,9 +185,13 @@ def remove(folder, rng, others):
 def exchange(folder, rng, others):
     """A file of another model in the place of this one's."""
     path = any_file(folder, rng)
-    other = rng.choice([other for other in others if (other / path.name).exists()])
+    other = rng.choice([other for other in others if is_other(other / path.name, path)])
     shutil.copyfile(other / path.name, path)
     return f"{path.name}: that of {other.name}"
+
+
+def is_other(other, path):
+    return other.exists() and other.read_bytes() != path.read_bytes()
 
 
 def strange_value(value, rng):
@@ -358,8 +363,11 @@ def run_one(number, seed, kind, folders, has_hashes, expected, peaks):
         if not has_hashes:
             (copy / "run.json").unlink()
         what = damage(copy, rng, list(folders.values()))
-        found = load_in_child(copy)
-    outcome = judge(found, expected[kind], peaks[kind])
+        for _ in range(3):  # on a busy machine a process may stand still; what is slow by itself is slow again
+            found = load_in_child(copy)
+            outcome = judge(found, expected[kind], peaks[kind])
+            if outcome != "slow":
+                break
     message = found[1] if isinstance(found[1], str) else f"answers; {found[3]:.1f} s, {found[2] / 1e6:.0f} MB"
     return {"number": number, "kind": kind, "damage": damage.__name__, "what": what, "outcome": outcome,
             "message": message.replace(place, "")}
@@ -428,7 +436,7 @@ def main(argv=None):
     parser.add_argument("--folders", type=positive_int, default=2000, help="how many folders are damaged and loaded")
     parser.add_argument("--seed", type=int, default=0, help="of the damage")
     parser.add_argument("--workers", type=positive_int, default=2, help="child processes at the same time")
-    parser.add_argument("--out", default=str(ROOT / "docs" / "results"), help="the folder to write to")
+    parser.add_argument("--out", default="docs/results", help="the folder to write to")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)

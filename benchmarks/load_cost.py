@@ -57,7 +57,7 @@ def measure(folder, repeats):
 def main(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--repeats", type=positive_int, default=15, help="how often each is opened")
-    parser.add_argument("--out", default=str(ROOT / "docs" / "results"), help="the folder to write to")
+    parser.add_argument("--out", default="docs/results", help="the folder to write to")
     args = parser.parse_args(argv)
     tokenizer = train_wordpiece([f"word{i} and other words" for i in range(30_000)], vocab_size=30_000)
     with tempfile.TemporaryDirectory() as place:
