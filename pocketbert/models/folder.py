@@ -58,12 +58,7 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
         paths = weight_paths(find)
         with checking_hashes(paths, hashes):
             model = load_weights(name, config, paths, label_names, new_head)
-    source = repository(tokenizer_name) if tokenizer_name else find
-    check_hashes(filter(None, [source("tokenizer.json")]), hashes)
-    tokenizer = load_tokenizer(source, config.hf, cleaning=cleaning, name=name)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(f"{name}: the tokenizer knows {tokenizer.vocab_size} tokens, the embedding only "
-                        f"{config.vocab_size}; tokenizer and weights are of different models")
+    tokenizer = open_tokenizer(repository(tokenizer_name) if tokenizer_name else find, config, cleaning, name, hashes)
     return model, tokenizer
 
 
@@ -95,6 +90,21 @@ def without_head(hf):
     """A config.json without what it says of its classification head."""
     of_the_head = ("id2label", "label2id", "num_labels", "problem_type")
     return {key: value for key, value in hf.items() if key not in of_the_head}
+
+
+def open_tokenizer(find, config, cleaning, name, hashes):
+    """The tokenizer of a repository. name: of the model, for messages"""
+    check_hashes(filter(None, [find("tokenizer.json")]), hashes)
+    try:
+        tokenizer = load_tokenizer(find, config.hf, cleaning=cleaning, name=name)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust: no Exception, and it cannot be imported
+            raise
+        raise UserError(f"{name}: the tokenizer is damaged ({error}); fetch it again") from None
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{name}: the tokenizer knows {tokenizer.vocab_size} tokens, the embedding only "
+                        f"{config.vocab_size}; tokenizer and weights are of different models")
+    return tokenizer
 
 
 def load_graph(find, config, hashes):

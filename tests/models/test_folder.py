@@ -215,3 +215,14 @@ def test_parent_is_the_file_that_was_loaded(hf_folder, tmp_path, tokenizer):
     files = json.loads((tmp_path / "child" / "run.json").read_text())["files"]
     assert parent_of(str(tmp_path / "child"))["sha256"] == files["model.safetensors"]
     assert parent_of("gru:hidden=8") == {"name": "gru:hidden=8"}
+
+
+def test_tokenizer_that_makes_its_library_panic_is_one_line(hf_folder):
+    folder, _ = hf_folder("bert")
+    words = json.loads((folder / "tokenizer.json").read_text())
+    specials = words["post_processor"]["special_tokens"]
+    specials["[CLX]"] = specials.pop("[CLS]")  # one bit: the template names a token that is not there
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(UserError, match="tokenizer") as error:
+        load_model(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
