@@ -79,7 +79,7 @@ from pocketbert.models.recipes import student_of_teacher
 from pocketbert.models.size import count_parameters
 from pocketbert.models.sparse import to_dense
 from pocketbert.models.stored import word_vectors
-from pocketbert.provenance import provenance, sha256
+from pocketbert.provenance import code_digest, provenance
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
 from pocketbert.training.tracking import start_tracking
@@ -335,7 +335,7 @@ def main(argv=None, after_epoch=None):
     unfinished = unfinished_folder(args.out)
     settings = {f"--{name}": value for name, value in vars(args).items() if name != "debug"}
     settings |= {"data": data.fingerprint, "teachers": [parent_of(name) for name in args.teacher],
-                 "texts": digest_of(texts), "student": weights_digest(student), "distill.py": sha256(__file__)}
+                 "texts": digest_of(texts), "student": weights_digest(student), "code": code_digest()}
     results = read_results(unfinished, settings, roles=list(folders))
     for i, role in itertools.product(range(args.seeds), folders):
         if i < len(results[role]):

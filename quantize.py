@@ -42,7 +42,15 @@ from pocketbert.quantization.export import export_graph
 from pocketbert.quantization.gptq import gptq_gain, input_hessians
 from pocketbert.quantization.graph import GRAPH_FILES, open_runtime
 from pocketbert.quantization.int8 import Int8Linear, overflows, pick_engine
-from pocketbert.quantization.plan import METHODS, PLAN_FORMATS, parse_plan, sparse_to_float, store_all, with_stored
+from pocketbert.quantization.plan import (
+    GROUPED_FORMATS,
+    METHODS,
+    PLAN_FORMATS,
+    parse_plan,
+    sparse_to_float,
+    store_all,
+    with_stored,
+)
 from pocketbert.quantization.sensitivity import divergence, keep_sensitive, sensitivity
 from pocketbert.quantization.sizes import bytes_table, fp32_bytes
 from pocketbert.training.log import TrainingLog
@@ -176,7 +184,7 @@ def parse_args(argv):
         args.plan += "".join(f",{name}=fp32" for name in args.keep_layers.split(","))
     formats = {piece.rpartition("=")[2] for piece in args.plan.split(",")}
     cli.refuse_idle_flags(parser, vars(args), (
-        ("group_size", formats & {"int4", "int8-weights", "gptq", "nf4"}, "no format with groups is asked for"),
+        ("group_size", formats & GROUPED_FORMATS, "no format with groups is asked for"),
         ("clusters", "clusters" in formats, "it needs --method clusters"),
         ("engine", "int8" in formats, "it is for int8"),
         ("max_drop", args.keep_layers == "auto", "it needs --keep-layers auto")))

@@ -20,6 +20,15 @@ def sha256(path):
     return digest.hexdigest()
 
 
+def code_digest():
+    """The SHA-256 of the project's source files, names included: two runs with the same one ran the same code."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted([*root.glob("*.py"), *root.glob("pocketbert/**/*.py")]):
+        digest.update(f"{path.relative_to(root)} {sha256(path)} ".encode())
+    return digest.hexdigest()
+
+
 def git_commit():
     try:
         return subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True,

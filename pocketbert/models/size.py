@@ -17,6 +17,8 @@ def file_bytes(folder):
     """Bytes on disk: {"model": of the weight files, or of an exported graph, "tokenizer": of the tokenizer's files}."""
     folder = Path(folder)
     files = [folder / name for name in MODEL_FILES if (folder / name).exists()]
+    if files and files[0].name == "model.safetensors":
+        files = files[:1]  # what load_model reads; a graph that lies beside it is another model
     for pattern in OTHER_WEIGHTS:
         files = files or list(folder.glob(pattern))
     if not files:

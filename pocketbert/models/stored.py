@@ -185,7 +185,7 @@ def decode_in_each_call(model):
             module.dense = None
 
 
-# kind -> class, imported when a folder needs it. To add a format, add a line here.
+# kind -> class, imported when a folder needs it. quantization/plan.py lists the steps to add a format.
 FORMATS = {
     "int8_linear": "pocketbert.quantization.int8:Int8Linear",
     "int8_embedding": "pocketbert.quantization.int8:Int8Embedding",

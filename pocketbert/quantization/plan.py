@@ -18,6 +18,12 @@ from pocketbert.quantization.gptq import store_groups
 from pocketbert.quantization.int8 import Int8Embedding, Int8Linear
 from pocketbert.quantization.nf4 import NF4Matrix
 
+# To add a format:
+#   1. a class like Float16Matrix in a file of its own, and its kind in FORMATS (models/stored.py), so that it loads;
+#   2. its name in PLAN_FORMATS, and in GROUPED_FORMATS if it takes --group-size;
+#   3. a branch of store_matrix, which makes it from a float matrix;
+#   4. a line in METHODS, if `quantize.py --method` shall know it.
+# int4 and int8-weights are one kind ("groups:4:64", "groups:8:64"): a name for 3 bits needs steps 2 to 4 only.
 METHODS = {  # a shortcut for a common plan
     "dynamic": "embeddings=int8,encoder=int8",
     "int8-weights": "embeddings=int8-weights,encoder=int8-weights",
@@ -27,9 +33,8 @@ METHODS = {  # a shortcut for a common plan
     "clusters": "embeddings=clusters,encoder=clusters",
     "fp16": "embeddings=fp16,encoder=fp16,head=fp16",
     "bf16": "embeddings=bf16,encoder=bf16,head=bf16"}
-
-# To add a format: a class in a file of its own, a line in FORMATS (models/stored.py), a name here, and store_matrix.
 PLAN_FORMATS = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int4", "gptq", "nf4", "clusters")
+GROUPED_FORMATS = {"int4", "int8-weights", "gptq", "nf4"}  # those with a scale for each group of --group-size weights
 
 
 def matrices(model):

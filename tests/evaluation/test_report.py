@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pocketbert.evaluation.report import (
+    COLUMNS,
     per_class_table,
     remarks,
     results_csv,
@@ -46,7 +47,7 @@ def test_wild_names_break_neither_tables_nor_pictures(tmp_path):
     results = results_of(*models, label_names=WILD)
     files = write_report(results, tmp_path)
     assert sorted(files) == sorted(path.name for path in tmp_path.iterdir()) and "training.png" in files
-    for table, columns in ((results_table(results), 12), (per_class_table(results), 2 + len(WILD))):
+    for table, columns in ((results_table(results), len(COLUMNS)), (per_class_table(results), 2 + len(WILD))):
         lines = table.splitlines()
         assert len(lines) == len(WILD) + 2
         assert all(line.replace("\\|", "").count("|") == columns + 1 for line in lines)
