@@ -11,8 +11,8 @@
 
 To add a kind of network (recurrent or not): its layer in a file of its own and a line in LAYERS; its name in
 RECURRENT_KINDS and the width of its text vector in text_size (recurrent_config.py); a line of defaults in recipes.py;
-its name in the help of train.py and distill.py. A layer is called with x (B, T, C) and the order that reverses a text. It
-must be causal, or flip x as BothWays does: padding is on the right and must never reach a token.
+its name in the help of train.py and distill.py. A layer is called with x (B, T, C) and the order that reverses a text.
+It must be causal, or flip x as BothWays does: padding is on the right and must never reach a token.
 """
 
 from torch import nn
