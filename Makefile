@@ -50,10 +50,12 @@ endif
 # ---- settings ----------------------------------------------------------------------------------------------
 ifeq ($(DATA),demo)
 MODEL          ?= scratch:layers=4,hidden=128
-STUDENT        ?= scratch:layers=2,hidden=64,heads=2
-TRAIN_FLAGS    ?= --epochs 9 --lr 6e-4
-PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --epochs 2 --lr 5e-4
-DISTILL_FLAGS  ?= --epochs 8 --lr 1e-3
+# Counts words, pairs and triples: fast, but it needs many more texts than the 4,000 with a label.
+STUDENT        ?= bag:ngrams=3,embedding=32,hidden=32,buckets=8192
+TRAIN_FLAGS    ?= --epochs 15 --lr 6e-4 --patience 15
+PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --epochs 4 --lr 5e-4
+DISTILL_FLAGS  ?= --epochs 5 --lr 3e-3 --unlabelled demo:unlabelled
+CONTROL_FLAGS  ?= --lr 1e-2
 else
 MODEL          ?= sentence-transformers/all-MiniLM-L6-v2
 STUDENT        ?= teacher:layers=0,2,5
@@ -61,6 +63,7 @@ TRAIN_FLAGS    ?= --epochs 2 --lr 1e-4
 PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --refit --epochs 1 --lr 1e-4 --teacher self
 DISTILL_FLAGS  ?= --epochs 3 --lr 1e-4
 endif
+CONTROL_FLAGS  ?=
 QUANTIZE_FLAGS ?=
 EVALUATE_FLAGS ?=
 override MODEL   := $(value MODEL)
@@ -87,11 +90,12 @@ CMD_pruned        := prune.py --model $(RUNS)/teacher --out $(RUNS)/pruned $(TRA
 CMD_int8          := quantize.py --model $(RUNS)/teacher --out $(RUNS)/int8 $(COMMON) --force $(QUANTIZE_FLAGS)
 CMD_pruned-int8   := quantize.py --model $(RUNS)/pruned --out $(RUNS)/pruned-int8 $(COMMON) --force $(QUANTIZE_FLAGS)
 CMD_student       := $(DISTILL) --out $(RUNS)/student
-CMD_student-alone := $(DISTILL) --out $(RUNS)/student-alone --alpha 0
+# The same flags, so that it makes as many steps as the student; a flag that is given twice has its last value.
+CMD_student-alone := $(DISTILL) --out $(RUNS)/student-alone --alpha 0 $(CONTROL_FLAGS)
 CMD_report        := evaluate.py $(STEPS:%=$(RUNS)/%) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
-.PHONY: all table teacher pruned int8 student control report test test-unit test-end-to-end lint bench curves clean \
-        help FORCE
+.PHONY: all table teacher pruned int8 student control report test test-unit test-end-to-end lint bench curves kills \
+        clean help FORCE
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
 	@echo "$(REPORT) is up to date: make table prints it"
@@ -156,6 +160,9 @@ bench: .venv/.installed-dev               ## speed of scoring and training again
 	$(PYTHON) benchmarks/transformers_speed.py --model "$$MODEL" $(COMMON)
 curves: .venv/.installed-dev              ## macro-F1 that each importance keeps at each budget, without training
 	$(PYTHON) benchmarks/importance.py --model "$$MODEL" $(COMMON)
+
+kills: .venv/.installed                   ## kill -9 at 100 random moments: do all commands go on?
+	$(PYTHON) benchmarks/kills.py --kills 100
 
 # Only files of ours are removed, by name, and then the folders that are empty.
 OURS      := .unfinished_save config.json model.safetensors model.onnx openvino_model.xml \

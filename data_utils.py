@@ -22,7 +22,7 @@ from pathlib import Path
 from pocketbert.data.batching import Batch, batches, grouped
 from pocketbert.data.build import build_dataset, build_test
 from pocketbert.data.datasets import DATASETS, find_source
-from pocketbert.data.demo import generate
+from pocketbert.data.demo import generate, unlabelled
 from pocketbert.data.labels import align_labels, known_label, plain_label, strongest_label
 from pocketbert.data.rows import read_own, read_registered
 from pocketbert.data.splits import SPLITS, Dataset, take
@@ -59,6 +59,8 @@ def load_registered(name, data_dir):
     entry = DATASETS.get(name, DATASETS[base])
     if name not in DATASETS and "locale" not in entry:
         raise UserError(f"{base} has no variant {variant!r}; known: {', '.join(DATASETS)}")
+    if name == "demo:unlabelled":
+        raise UserError(f"{name} has no labels: it is for --unlabelled; the labelled texts are demo")
     if name == "demo":
         generated = generate(seed=0)
         parts = {split: tuple(zip(*generated[split], strict=True)) for split in SPLITS}
@@ -89,6 +91,8 @@ def open_data(name, data_dir="data", text=None, label=None, max_train=None, seed
 
 def unlabelled_texts(name, data_dir="data"):
     """(texts, number of rows without one) of a registered dataset, of a file, or of a column of it: FILE:COLUMN."""
+    if name == "demo:unlabelled":
+        return unlabelled(), 0
     if name.partition(":")[0] in DATASETS:
         data = load_dataset(name, data_dir)
         splits = [split for split in (data.train, data.validation, data.test) if split is not None]

@@ -1,30 +1,36 @@
 """A generated corpus of tweet-like texts, so that every script runs without a download.
 
-Three classes: negative, neutral, positive. The texts are built so that *counting* words is not enough and
-*reading* them is. Every clause that praises has a twin that blames with the very same words:
+Three classes: negative, neutral, positive. Counting words is not enough to tell them apart: every clause that praises
+has a counterpart that criticises with the very same words.
 
     although the plot was a mess, the film was great      positive: the main clause decides,
-    the plot was a mess, although the film was great      negative: and order says which one that is
-    I don't think the film was a mess                     positive: "not" turns a clause around, near or far
+    the plot was a mess, although the film was great      negative: and the order of the words says which one it is
+    I don't think the film was a mess                     positive: "not" reverses a clause, near or far
     anyone know if the film was great?                    neutral:  nobody has judged anything yet
 
-With seed 0 a bag of words reaches 0.78 macro-F1, and 0.86 with word pairs; a 4-layer encoder of width 128,
-trained from scratch (lr 6e-4, weights drawn with std 0.05), passes 0.92 in its third or fourth epoch. Two per
-cent of the labels are wrong, in every split, as in any data that people labelled: nobody can score much above
-0.98, and a model that does has seen the answers.
+Few texts have a label, as is usual: 4,000 for training, 1,000 for validation, 2,000 for the test. 16,000 more of the
+same grammar have none (`unlabelled`; `--unlabelled demo:unlabelled` in distill.py). Two per cent of the labels are
+wrong, in every split, as in data that people have labelled: the best possible macro-F1 is about 0.98.
 
-    from demo_data import generate
-    for text, label in generate(seed=0)["train"][:10]: print(label, "|", text)
+With seed 0, counting words and word pairs stays below 0.85 macro-F1; a 4-layer encoder of width 128, trained from
+scratch (lr 6e-4, 15 epochs), reaches 0.96 on validation. A bag of n-grams reaches 0.87 on the labels alone, and 0.95
+with that encoder's answers on the texts without a label.
 
-The grammar is the tables below: {name} in a template stands for any entry of the table `name`, and an entry
-that is written twice comes up twice as often. All chance comes from random.Random(seed).random(), the one
-method whose sequence Python promises to keep: a seed gives the same texts in every process and version.
+    from pocketbert.data.demo import generate
+    for text, label in generate(seed=0)["train"][:10]:
+        print(label, "|", text)
+
+The grammar is the tables below: {name} in a template stands for any entry of the table `name`, and an entry that is
+written twice is drawn twice as often. All random numbers come from random.Random(seed).random(), the one method whose
+sequence Python promises to keep, so a seed gives the same texts in every process and version.
 """
 
 import random
 import re
 
 LABELS = ["negative", "neutral", "positive"]
+TRAIN = 4000  # texts with a label; few, so that unlabelled texts are worth something
+UNLABELLED = 16000
 
 # One domain per text: what it is about, the domain's hashtags and the small talk that goes with it.
 DOMAINS = [
@@ -100,7 +106,7 @@ def pick(rng, options):
 
 
 def expand(rng, template, tables):
-    """Replace every {slot}, from left to right, until none is left. A thing is used once per text."""
+    """Replace every {slot}, from left to right, until none is left. A thing occurs once in a text."""
     while slot := re.search(r"\{([\w ]+)\}", template):
         options = tables[slot[1]]
         word = pick(rng, options)
@@ -111,7 +117,7 @@ def expand(rng, template, tables):
 
 
 def misspell(rng, text):
-    """One slip of the thumb in a word of five letters or more: a vowel held long, or two letters swapped."""
+    """One typing error in a word of five letters or more: a vowel three times, or two letters swapped."""
     words = text.split(" ")
     long_words = [i for i, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
     if not long_words:
@@ -129,7 +135,7 @@ def misspell(rng, text):
 
 
 def decorate(rng, text, domain):
-    """What makes it a tweet and says nothing of the label: off-topic talk, @mentions, #tags, links, emoji."""
+    """Add what makes it a tweet and says nothing about the label: off-topic talk, @mentions, #tags, links, emoji."""
     if rng.random() < 0.15:
         text = misspell(rng, text)
     if rng.random() < 0.25:
@@ -161,15 +167,17 @@ def mislabel(rng, label, noise):
     return pick(rng, [other for other in LABELS if other != label]) if rng.random() < noise else label
 
 
-def generate(seed=0, train=8000, validation=1000, test=1000, noise=0.02):
+def generate(seed=0, train=TRAIN, validation=1000, test=2000, noise=0.02):
     """Return {"train": [(text, label_name), ...], "validation": [...], "test": [...]}.
 
-    No text occurs twice, within a split or across splits. The noise has its own dice: noise=0.0 gives the
-    same texts with the labels that the grammar meant. Test is drawn first and train last, so a longer train
-    split starts with the shorter one and leaves the others as they are.
+    No text occurs twice, within a split or across splits. The noise has random numbers of its own: noise=0.0 gives
+    the same texts with the labels that the grammar means. Test is drawn first and train last, so a longer train
+    split begins with the shorter one and leaves the others as they are.
     """
-    rng, noise_rng = random.Random(f"texts {seed}"), random.Random(f"noise {seed}")
-    seen, splits = set(), {}
+    rng = random.Random(f"texts {seed}")
+    noise_rng = random.Random(f"noise {seed}")
+    seen = set()
+    splits = {}
     for name, size in [("test", test), ("validation", validation), ("train", train)]:
         splits[name] = []
         while len(splits[name]) < size:
@@ -179,3 +187,12 @@ def generate(seed=0, train=8000, validation=1000, test=1000, noise=0.02):
                 seen.add(text)
                 splits[name].append((text, mislabel(noise_rng, label, noise)))
     return {name: splits[name] for name in ["train", "validation", "test"]}
+
+
+def unlabelled(seed=0, count=UNLABELLED):
+    """`count` texts of the same grammar, without labels, that are in no split of generate(seed).
+
+    They are what follows the training texts in a longer train split.
+    """
+    longer = generate(seed, train=TRAIN + count)["train"]
+    return [text for text, _ in longer[TRAIN:]]

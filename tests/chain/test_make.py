@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+
 from make_runs import STEPS, make
 
 # In place of Python: writes down its arguments and leaves the file that the script would leave last. DIES: the step
@@ -101,7 +102,8 @@ def test_a_maximum_length_that_is_given_once_reaches_every_step(chain):
 # ---- names -------------------------------------------------------------------------------------------------
 
 NAMES = ["two words.csv", "train(1).csv", "q&a.csv", "it's.csv", 'say "hi".csv', "a;b.csv", "50%.csv", "a$b.csv",
-         "a$$b.csv", "a#b.csv", "a:b.csv", "x=y.csv", "[1]*.csv", "back\\slash.csv", "line\nbreak.csv", "-n.csv", "~.csv"]
+         "a$$b.csv", "a#b.csv", "a:b.csv", "x=y.csv", "[1]*.csv", "back\\slash.csv", "line\nbreak.csv", "-n.csv",
+         "~.csv"]
 ATTACKS = ["a & touch HACKED & .csv", "$(touch HACKED).csv", "`touch HACKED`.csv", "';touch HACKED;'.csv",
            '";touch HACKED;".csv', "$(shell touch HACKED).csv", "a;touch HACKED;.csv", "a|touch HACKED|.csv"]
 

@@ -1,4 +1,4 @@
-"""The demo corpus keeps its promises: reproducible, balanced, no duplicates, hard for a bag of words."""
+"""The demo corpus: reproducible, balanced, without duplicates, hard for a bag of words, with texts without labels."""
 
 import hashlib
 import os
@@ -13,10 +13,12 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from pocketbert.data.demo import LABELS, generate
+from data_utils import load_dataset, unlabelled_texts
+from pocketbert.data.demo import LABELS, generate, unlabelled
+from pocketbert.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-SHA256 = "bb346a88ff5a035b"  # of generate(seed=0); a change of the grammar changes the numbers in the README
+SHA256 = "dc9f23143896513a"  # of generate(seed=0); a change of the grammar changes the numbers in the README
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +87,29 @@ def test_every_phenomenon_occurs(splits, phenomenon, pattern, at_least):
     assert share >= at_least, f"{phenomenon}: {share:.3f}"
 
 
+def test_unlabelled_texts_are_of_the_same_grammar_and_in_no_split(splits):
+    texts = unlabelled(seed=0, count=2000)
+    labelled = {text for split in splits.values() for text, _ in split}
+    assert len(set(texts)) == 2000 and not labelled & set(texts)
+    words = Counter(word for text, _ in splits["train"] for word in text.lower().split())
+    known = [word in words for text in texts for word in text.lower().split()]
+    assert sum(known) / len(known) > 0.9
+    assert unlabelled(seed=0, count=100) == texts[:100] and unlabelled(seed=1, count=100) != texts[:100]
+
+
+def test_the_unlabelled_texts_have_a_name_for_unlabelled_and_are_no_dataset():
+    texts, without = unlabelled_texts("demo:unlabelled")
+    assert texts == unlabelled(seed=0) and without == 0
+    with pytest.raises(UserError, match="has no labels: it is for --unlabelled"):
+        load_dataset("demo:unlabelled")
+
+
 @pytest.mark.parametrize("vectorizer", [CountVectorizer, TfidfVectorizer])
-def test_a_bag_of_words_stays_below_0_85_and_above_chance(splits, vectorizer):
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_counting_words_and_word_pairs_stays_below_0_85_and_above_chance(splits, vectorizer, most):
     texts, labels = zip(*splits["train"], strict=True)
     val_texts, val_labels = zip(*splits["validation"], strict=True)
-    counter = vectorizer()
+    counter = vectorizer(ngram_range=(1, most))
     features, val_features = counter.fit_transform(texts), counter.transform(val_texts)
     for C in [0.1, 1, 10]:
         model = LogisticRegression(C=C, max_iter=200).fit(features, labels)
