@@ -109,14 +109,17 @@ student: $(RUNS)/student/run.json         ## distill the teacher into a student
 control: $(RUNS)/student-alone/run.json   ## the same student without a teacher
 report: $(REPORT)                         ## results.md, results.csv, results.json and pictures
 
+# Print the words of a command line as the shell expands them, then run it.
+run = @printf '%s ' $(PYTHON) $(1); echo; $(PYTHON) $(1)
+
 $(RUNS)/%/run.json: $(RUNS)/.commands/% | $(INSTALLED)
-	$(PYTHON) $(CMD_$*)
+	$(call run,$(CMD_$*))
 $(RUNS)/teacher/run.json: $(RUNS)/.commands/data
 $(RUNS)/pruned/run.json $(RUNS)/int8/run.json $(RUNS)/student/run.json $(RUNS)/student-alone/run.json: \
         $(RUNS)/teacher/run.json
 $(RUNS)/pruned-int8/run.json: $(RUNS)/pruned/run.json
 $(REPORT): $(MODELS) $(RUNS)/.commands/report
-	$(PYTHON) $(CMD_report)
+	$(call run,$(CMD_report))
 
 # .commands/STEP holds the command line of a step, one word a line. It changes only when the command line does, and then
 # the step is made again.
