@@ -448,7 +448,7 @@ def main(argv=None):
     counts = {name: dict(Counter(result["outcome"] for result in some)) for name, some in results.items()}
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(run | {"counts": counts, "faults": faults, "results": results}, out / "fuzz_folders.json")
+    write_json(run | {"counts": counts, "faults": faults}, out / "fuzz_folders.json")
     write_text(page(results, run), out / "fuzz_folders.md")
     print("\n".join(f"{name}: {', '.join(f'{key} {value}' for key, value in some.items())}"
                     for name, some in counts.items()))
