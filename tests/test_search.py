@@ -16,6 +16,14 @@ from script_runs import train_argv
 TINY = "scratch:layers=1,hidden=16,heads=2,vocab=200"
 
 
+@pytest.fixture(autouse=True)
+def draw(monkeypatch):
+    """Pictures would take most of the time of these tests: only the test that asks for `draw` draws them."""
+    original = search.draw
+    monkeypatch.setattr(search, "draw", lambda study, out: [])
+    return lambda: monkeypatch.setattr(search, "draw", original)
+
+
 def search_argv(mine, out, trials, *more):
     """The command line of a search over train.py."""
     return ["train", "--trials", str(trials), "--minutes", "2", "--out", str(out), "--model", TINY, "--data", str(mine),
@@ -36,7 +44,8 @@ def files_in(folder):
 
 # ---- trials ------------------------------------------------------------------------------------------------
 
-def test_search_keeps_the_best_model_resumes_and_respects_fixed_flags(mine, tmp_path, capsys):
+def test_search_keeps_the_best_model_resumes_and_respects_fixed_flags(mine, tmp_path, capsys, draw):
+    draw()
     out = tmp_path / "search"
     search.main(search_argv(mine, out, 2))
     search.main(search_argv(mine, out, 4))
