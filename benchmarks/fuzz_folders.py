@@ -184,8 +184,9 @@ def remove(folder, rng, others):
 
 def exchange(folder, rng, others):
     """A file of another model in the place of this one's."""
-    path = any_file(folder, rng)
-    other = rng.choice([other for other in others if is_other(other / path.name, path)])
+    paths = sorted(path for path in folder.iterdir() if path.name != "run.json")
+    path, other = rng.choice([(path, other) for path in paths for other in others
+                              if is_other(other / path.name, path)])
     shutil.copyfile(other / path.name, path)
     return f"{path.name}: that of {other.name}"
 
