@@ -93,7 +93,10 @@ def start(command, log):
 
 def names_in(folder):
     """The names of all files and folders below `folder`."""
-    return {str(path.relative_to(folder)) for path in Path(folder).rglob("*")} if Path(folder).exists() else set()
+    names = set()
+    for root, folders, files in os.walk(folder):  # passes over a folder that is removed meanwhile, unlike rglob
+        names |= {os.path.relpath(os.path.join(root, name), folder) for name in folders + files}
+    return names
 
 
 def weights_in(folder, models):
