@@ -20,14 +20,16 @@ from small_models import TEXTS
 torch.set_num_threads(1)
 TESTS = Path(__file__).parent
 SCRIPTS = [path.stem for path in TESTS.parent.glob("*.py")]
-END_TO_END = ("chain", "hub")  # folders of tests that run scripts or a server
+# Files and folders of tests that run scripts, a server, other runtimes or many processes, beside tests/test_SCRIPT*.py.
+END_TO_END = ("chain", "hub", "models/test_save.py", "quantization/test_graph.py", "test_imports.py",
+              "test_text_length.py")
 
 
-def runs_scripts(path):
-    """Is this a test file of whole scripts: tests/test_SCRIPT*.py, tests/chain/, tests/hub/?"""
+def is_end_to_end(path):
+    """Is this a test file of whole scripts, or one of END_TO_END?"""
     path = path.relative_to(TESTS)
     of_a_script = path.stem.startswith(tuple(f"test_{script}" for script in SCRIPTS))
-    return path.parts[0] in END_TO_END or (len(path.parts) == 1 and of_a_script)
+    return (len(path.parts) == 1 and of_a_script) or any(path.is_relative_to(name) for name in END_TO_END)
 
 
 def pytest_configure(config):
@@ -36,7 +38,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if runs_scripts(item.path):
+        if is_end_to_end(item.path):
             item.add_marker(pytest.mark.end_to_end)
 
 
