@@ -20,6 +20,7 @@ Writes kills.md and kills.json.
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -92,11 +93,14 @@ def start(command, log):
 
 
 def names_in(folder):
-    """The names of all files and folders below `folder`."""
+    """The names of all files and folders below `folder`.
+
+    The cached logits of a teacher are left out: those of an earlier teacher stay, and their names are hashes.
+    """
     names = set()
     for root, folders, files in os.walk(folder):  # passes over a folder that is removed meanwhile, unlike rglob
         names |= {os.path.relpath(os.path.join(root, name), folder) for name in folders + files}
-    return names
+    return {name for name in names if not re.fullmatch(r"teacher_logits/[0-9a-f]{16}\.safetensors", name)}
 
 
 def weights_in(folder, models):

@@ -26,7 +26,7 @@ def times(folder):
 
 # --- the whole chain --------------------------------------------------------------------------------------
 
-def test_make_all_ends_with_a_table_of_six_models_and_a_second_one_does_nothing(mine):
+def test_make_all_ends_with_a_table_of_six_models_a_second_one_does_nothing_and_clean_removes_it_all(mine):
     runs = mine.parent / "runs"
     done = make(mine, "all")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -46,6 +46,7 @@ def test_make_all_ends_with_a_table_of_six_models_and_a_second_one_does_nothing(
     again = make(mine, "all")
     assert again.returncode == 0 and ".py " not in again.stdout and times(runs) == before
     assert table in make(mine, "table").stdout and times(runs) == before
+    assert make(mine, "clean").returncode == 0 and not runs.exists()
 
 
 def test_wrong_model_stops_the_chain_with_one_line_and_leaves_no_folder(mine):

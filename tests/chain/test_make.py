@@ -179,12 +179,6 @@ def test_a_folder_for_the_chain_that_is_none_of_its_own_is_refused_in_one_line(t
     assert "RUNS=" in line
 
 
-def test_clean_removes_the_chain_and_nothing_else(mine):
-    runs = mine.parent / "runs"
-    assert make(mine, "all").returncode == 0
-    assert make(mine, "clean").returncode == 0 and not runs.exists()
-
-
 def test_clean_leaves_files_of_the_user_and_folders_that_are_not_ours(mine):
     runs = mine.parent / "runs"
     (runs / "teacher").mkdir(parents=True)
