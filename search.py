@@ -10,7 +10,7 @@ the validation macro-F1 of the model that it saves. Two ideas save time:
     python search.py train --trials 20 --minutes 30 --out runs/search \\
         --model sentence-transformers/all-MiniLM-L6-v2 --data tweet_sentiment_extraction --epochs 2
     python search.py distill --trials 10 --out runs/search-student --teacher runs/demo/teacher \\
-        --student scratch:layers=2,hidden=64 --data demo --epochs 4
+        --student bag:ngrams=3,embedding=32,hidden=32,buckets=8192 --data demo --unlabelled demo:unlabelled --epochs 3
     python search.py prune weights --sparsity 0.9 --trials 10 --out runs/search-sparse --model runs/demo/teacher \\
         --data demo --epochs 3
 
@@ -52,7 +52,7 @@ SCRIPTS = {"train": train, "prune": prune, "distill": distill}
 # The search space, one line a flag: change a line to search elsewhere. depth: how many layers the model has.
 # Budgets (--heads, --sparsity ...) are not in it: a larger model scores better, so the search would keep everything.
 SPACE = {
-    "--lr": lambda trial, depth: trial.suggest_float("lr", 1e-5, 2e-3, log=True),
+    "--lr": lambda trial, depth: trial.suggest_float("lr", 1e-5, 1e-2, log=True),  # large and pretrained ... a new bag
     "--batch-size": lambda trial, depth: trial.suggest_categorical("batch-size", [16, 32, 64]),
     "--weight-decay": lambda trial, depth: trial.suggest_float("weight-decay", 1e-4, 0.1, log=True),
     "--warmup": lambda trial, depth: trial.suggest_float("warmup", 0.0, 0.3),
