@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 import distill
 import evaluate
@@ -186,6 +187,43 @@ def test_a_quantized_model_is_sent_to_its_parent(make_teacher, tmp_path):
     for argv in (["--heads", "0.5"], ["--vocab", "1"]):
         with pytest.raises(UserError, match="prune its fp32 parent"):
             prune.main(["--model", str(tmp_path / "int8"), "--out", str(tmp_path / "o"), "--data", data, *argv])
+
+
+def without_its_head(folder):
+    """Make a pretrained checkpoint of a model folder: no classification matrix, no labels."""
+    tensors = load_file(f"{folder}/model.safetensors")
+    save_file({name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")},
+              f"{folder}/model.safetensors")
+    config = json.loads(Path(folder, "config.json").read_text())
+    Path(folder, "config.json").write_text(json.dumps({key: value for key, value in config.items()
+                                                       if key not in ("id2label", "label2id")}))
+    Path(folder, "run.json").unlink()
+
+
+def test_the_vocabulary_of_a_checkpoint_is_pruned_before_it_is_fine_tuned(make_teacher, tmp_path, capsys):
+    folder, data = make_teacher()
+    before, tokenizer = load_model(folder)
+    without_its_head(folder)
+    out = str(tmp_path / "words")
+    run = prune.main(["--model", folder, "--out", out, "--data", data, "--vocab", "1"])
+    assert run["pruning"]["vocabulary"]["tokens_after"] < before.config.vocab_size and "validation" not in run
+    assert "macro-F1" not in capsys.readouterr().out
+    after, smaller_tokenizer = load_model(out)
+    after.head.load_state_dict(before.head.state_dict())
+    [text] = TEXTS[:1]
+    with torch.no_grad():
+        expected = before(torch.tensor(tokenizer([text], 32)))
+        torch.testing.assert_close(after(torch.tensor(smaller_tokenizer([text], 32))), expected, rtol=0, atol=0)
+    train.main(["--model", out, "--out", str(tmp_path / "tuned"), "--data", data, "--epochs", "1"])
+
+
+@pytest.mark.parametrize("flags", [["--heads", "0.5"], ["--vocab", "1", "--ffn", "0.5"],
+                                   ["--vocab", "1", "--epochs", "1"]])
+def test_a_checkpoint_without_a_head_is_fine_tuned_before_anything_else(flags, make_teacher, tmp_path):
+    folder, data = make_teacher()
+    without_its_head(folder)
+    with pytest.raises(UserError, match="no classification head; fine-tune it first"):
+        prune.main(["--model", folder, "--out", str(tmp_path / "o"), "--data", data, *flags])
 
 
 def test_tokens_of_further_texts_are_kept(run, tmp_path):

@@ -31,8 +31,8 @@ from pocketbert.models.hf_names import to_hf_name
 from pocketbert.models.recipes import RECIPES
 from pocketbert.models.recurrent_config import RecurrentConfig
 from pocketbert.models.size import MODEL_FILES, count_parameters
-from pocketbert.models.weight_files import refuse_adapter, refuse_pointer, weight_paths
-from pocketbert.models.weights import load_weights
+from pocketbert.models.weight_files import declared_shapes, refuse_adapter, refuse_pointer, weight_paths
+from pocketbert.models.weights import has_head, load_weights, our_names
 from pocketbert.provenance import sha256
 
 FOLDER_FILES = ("config.json", *MODEL_FILES, "tokenizer.json", "run.json", "metrics.json")
@@ -75,6 +75,16 @@ def open_folder(name):
     hashes = saved_hashes(find)
     check_hashes([config_path], hashes)
     return find, hf, hashes
+
+
+def is_pretrained_only(name):
+    """Is this a checkpoint without a classification head, to be fine-tuned first? Reads no weights."""
+    find, hf, _ = open_folder(name)
+    config = read_config(hf, f"{name}/config.json")
+    if hf.get("runtime"):
+        return False
+    shapes, _ = our_names(declared_shapes(weight_paths(find)), config)
+    return not has_head(shapes, config)
 
 
 def read_config(hf, source):

@@ -26,8 +26,7 @@ def load_weights(name, config, paths, label_names=None, new_head=False):
     name: of the folder, for messages    label_names: of a new head, if the files have none or new_head is True
     """
     shapes, leftover = our_names(declared_shapes(paths), config)
-    has_head = "head.out.weight" in shapes or "head.out" in config.stored_formats
-    needs_head = new_head or not has_head
+    needs_head = new_head or not has_head(shapes, config)
     if needs_head:
         shapes = {ours: shape for ours, shape in shapes.items() if not ours.startswith("head.out.")}
         prepare_new_head(config, label_names, name)
@@ -50,6 +49,11 @@ def load_weights(name, config, paths, label_names=None, new_head=False):
     if config.int8_engine:
         resolve_name("pocketbert.quantization.int8:set_engine")(model, config.int8_engine)
     return model.eval()
+
+
+def has_head(shapes, config):
+    """Is there a classification head among these tensors ({our name: shape})?"""
+    return "head.out.weight" in shapes or "head.out" in config.stored_formats
 
 
 def our_names(named, config):

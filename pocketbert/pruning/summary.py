@@ -19,11 +19,12 @@ def describe(model):
     return f"{heads} heads and {neurons} neurons"
 
 
-def report_vocabulary(report, macro_f1):
-    """report: from shrink_vocabulary    macro_f1: with the smaller vocabulary"""
+def report_vocabulary(report, macro_f1=None):
+    """report: from shrink_vocabulary    macro_f1: with the smaller vocabulary; None: there is no score yet"""
+    score = "" if macro_f1 is None else f"; macro-F1 {macro_f1:.4f}"
     print(f"vocabulary: {report['tokens_before']:,} -> {report['tokens_after']:,} tokens, "
           f"{report['embedding_bytes_saved'] / 1e6:.1f} MB less; {report['changed_texts']:,} of "
-          f"{report['checked_texts']:,} validation texts change their tokens; macro-F1 {macro_f1:.4f}")
+          f"{report['checked_texts']:,} validation texts change their tokens{score}")
 
 
 def report_budget(budget, model, batch_size, speedup):
