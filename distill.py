@@ -223,7 +223,7 @@ def parse_args(argv=None):
                         "(the last two for each text), or numbers: 0.7,0.3")
     parser.add_argument("--student", required=True,
                         help="a model folder, a Hub id, scratch:layers=2,hidden=64, teacher:layers=0,2,5, "
-                        "teacher:layers=0,2,5:hidden=192, lstm, gru, xlstm, rwkv or bag")
+                        "teacher:layers=0,2,5:hidden=192, lstm, gru, xlstm, rwkv, cnn or bag")
     parser.add_argument("--words", metavar="MODEL", help="start a recurrent student's word vectors from this model's, "
                         "with its tokenizer")
     parser.add_argument("--out", required=True, help="the model folder to write")

@@ -45,7 +45,7 @@ def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--model", required=True,
                         help="a model folder, a Hub id (org/name or org/name@revision), or a fresh one: "
-                        "scratch:layers=4,hidden=256, lstm, gru, xlstm, rwkv, bag (bag:ngrams=3,hidden=32 ...)")
+                        "scratch:layers=4,hidden=256, lstm, gru, xlstm, rwkv, cnn, bag (bag:ngrams=3,hidden=32 ...)")
     parser.add_argument("--words", metavar="MODEL", help="start a recurrent model's words from this model's table, "
                         "with its tokenizer")
     parser.add_argument("--out", required=True, help="the model folder to write")

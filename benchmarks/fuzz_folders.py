@@ -61,7 +61,7 @@ TEXTS = ["the train is late again", "what a lovely day for a long walk", "anyone
          "not a good phone :(", "I love this film so much", "the bus leaves at nine", "sad and late and slow and sad"]
 LABELS = ["negative", "neutral", "positive"]
 STORED = {"int8": "int8", "int4": "int4", "nf4": "nf4", "clusters": "clusters", "fp16": "fp16"}
-RECURRENT = ["lstm", "gru", "xlstm", "rwkv", "bag"]
+RECURRENT = ["lstm", "gru", "xlstm", "rwkv", "cnn", "bag"]
 GRAPHS = ["onnx", "openvino"]
 KINDS = ["dense", "pruned", *STORED, "sparse", *RECURRENT, *GRAPHS]
 OUTCOMES = ["refused", "same meaning", "wrong", "NaN", "traceback", "slow", "memory"]

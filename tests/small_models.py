@@ -56,6 +56,7 @@ def edit_config(folder, **changes):
 
 RECURRENT = {"lstm": "lstm:layers=2,embedding=6,hidden=8", "gru": "gru:layers=2,embedding=6,hidden=8",
              "xlstm": "xlstm:layers=2,embedding=6,hidden=8,heads=2", "rwkv": "rwkv:layers=2,embedding=6,hidden=8",
+             "cnn": "cnn:layers=2,embedding=6,hidden=8,width=5",
              "bag": "bag:ngrams=3,buckets=50,embedding=6,hidden=8,layers=2"}
 
 

@@ -158,7 +158,7 @@ def test_main_returns_what_run_json_says(folder):
 
 @pytest.mark.parametrize("student", ["scratch:layers=1,hidden=16,heads=2,vocab=60", "teacher:layers=0,2",
                                      "teacher:layers=1:hidden=16", "lstm:hidden=8", "gru:hidden=8", "xlstm:hidden=8",
-                                     "rwkv:hidden=8", "bag:ngrams=2,buckets=64"])
+                                     "rwkv:hidden=8", "cnn:hidden=8", "bag:ngrams=2,buckets=64"])
 def test_every_kind_of_student_learns_from_two_teachers_of_two_families(folder, student):
     """With alpha 1 the loss is the distance to the teachers: it falls."""
     model, returned = run(folder, "--student", student, "--weights", "confidence", "--alpha", 1, "--epochs", 6,

@@ -24,6 +24,7 @@ RANGES = {  # lowest and highest value, both allowed
     "type_vocab_size": (0, 1_000),
     "pad_token_id": (0, 10_000_000),
     "ngrams": (1, 100),
+    "width": (1, 999),
     "buckets": (0, 1_000_000_000),
     "num_labels": (1, 100_000),
     "num_parameters": (0, 10**13),

@@ -7,7 +7,7 @@ run.json:
     logits = model(input_ids, attention_mask)
     save_model(model, tokenizer, "runs/copy", run={"script": "copy.py"})
 
-The networks are in encoder.py, recurrent.py and bag.py; exported graphs in quantization/graph.py.
+The networks are in encoder.py, recurrent.py, cnn.py and bag.py; exported graphs in quantization/graph.py.
 """
 
 import hashlib

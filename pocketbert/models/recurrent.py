@@ -1,9 +1,10 @@
-"""Text classifiers without attention: LSTM, GRU, xLSTM, RWKV and a bag of n-grams.
+"""Text classifiers without attention: LSTM, GRU, xLSTM, RWKV, a CNN and a bag of n-grams.
 
     kind          its formulas    a layer
     lstm, gru     lstm_gru.py     one cell to the right and one to the left
     xlstm         xlstm.py        mLSTM to the right, sLSTM to the left, in turn
     rwkv          rwkv.py         time mix and channel mix, to the right and to the left in turn
+    cnn           cnn.py          gated convolutions over neighbouring tokens
     bag           bag.py          no order: dense layers on the pooled words
 
     model = build_recurrent("gru:hidden=256,layers=2", vocab_size=8000, pad_id=0, label_names=["bad", "good"])
@@ -18,6 +19,7 @@ It must be causal, or flip x as BothWays does: padding is on the right and must 
 from torch import nn
 
 from pocketbert.models.bag import BagClassifier
+from pocketbert.models.cnn import ConvolutionalClassifier
 from pocketbert.models.lstm_gru import BothWays
 from pocketbert.models.masks import full_mask
 from pocketbert.models.rwkv import rwkv_layer
@@ -64,4 +66,6 @@ def recurrent_model(config):
     """A model of the config's kind, with random weights."""
     if config.kind == "bag":
         return BagClassifier(config)
+    if config.kind == "cnn":
+        return ConvolutionalClassifier(config)
     return RecurrentClassifier(config)

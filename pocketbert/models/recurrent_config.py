@@ -14,10 +14,12 @@ from pocketbert.models.config_values import (
     whole,
 )
 
-RECURRENT_KINDS = ("lstm", "gru", "xlstm", "rwkv", "bag")
+RECURRENT_KINDS = ("lstm", "gru", "xlstm", "rwkv", "cnn", "bag")
 
 SIZE_KEYS = ("vocab_size", "embedding_size", "hidden_size", "num_layers", "num_heads", "ngrams", "buckets",
-             "pad_token_id", "max_length")
+             "pad_token_id", "max_length", "width")
+
+LATER_SIZES = {"width": 3}  # sizes that older folders do not have, and what they mean there
 
 
 @dataclass
@@ -32,6 +34,7 @@ class RecurrentConfig:
     num_heads: int = 1  # xLSTM
     ngrams: int = 1  # bag: 1 is words only, 3 adds pairs and triples
     buckets: int = 0  # bag: rows that all n-grams of two and more tokens share
+    width: int = 3  # CNN: tokens that a layer sees at once, an odd number
     pad_token_id: int = 0
     max_length: int = 512  # texts are cut there; the models themselves take any length
     text_length: int | None = None  # tokens kept of a text in training; None: not known, see predict.text_length
@@ -63,6 +66,8 @@ class RecurrentConfig:
             raise UserError(f"ngrams {self.ngrams} need buckets")
         if self.kind == "xlstm" and self.hidden_size % self.num_heads:
             raise UserError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        if self.width % 2 == 0:
+            raise UserError(f"width {self.width} is not odd: a token has as many neighbours on either side")
         if not self.label_names:
             raise UserError("there are no labels")
         return self
@@ -94,10 +99,11 @@ def read_recurrent_config(hf):
     if model_type != f"pocketbert-{kind}" or kind not in RECURRENT_KINDS:
         known = ", ".join(f"pocketbert-{kind}" for kind in RECURRENT_KINDS)
         raise UserError(f"model_type {short(hf.get('model_type'))} is not one of {known}")
-    if missing := [name for name in SIZE_KEYS if hf.get(name) is None]:
+    sizes = LATER_SIZES | {name: hf[name] for name in SIZE_KEYS if hf.get(name) is not None}
+    if missing := [name for name in SIZE_KEYS if name not in sizes]:
         raise UserError(f"{', '.join(missing)} missing; is this the config.json of a {kind} of ours?")
     config = RecurrentConfig(
-        kind=kind, **{name: hf[name] for name in SIZE_KEYS},
+        kind=kind, **sizes,
         hidden_dropout=probability(hf, "hidden_dropout", RecurrentConfig.hidden_dropout),
         text_length=optional_whole(hf, "text_length"), label_names=label_names(hf) or [],
         stored_formats=text_map(hf, "stored_forms"),

@@ -60,7 +60,8 @@ def test_impossible_scratch_recipe_says_why(recipe, complaint):
 @pytest.mark.parametrize("recipe, complaint", [
     ("lstm:hiden=3", "'hiden=3' is not one of vocab=NUMBER, embedding=NUMBER, hidden=NUMBER, layers=NUMBER"),
     ("gru:heads=2", "'heads=2'"), ("bag:ngrams=x", "'ngrams=x'"), ("lstm:hidden", "'hidden'"), ("mamba", "'mamba'"),
-    ("xlstm:heads=3", "not a multiple"), ("rwkv:layers=0", "num_layers is 0"), ("bag:ngrams=0", "ngrams is 0")])
+    ("xlstm:heads=3", "not a multiple"), ("rwkv:layers=0", "num_layers is 0"), ("bag:ngrams=0", "ngrams is 0"),
+    ("cnn:width=2", "not odd"), ("gru:width=3", "'width=3'")])
 def test_wrong_recipe_says_what_is_allowed(recipe, complaint):
     with pytest.raises(ValueError, match=complaint) as error:
         build_recurrent(recipe, 60, 0, LABELS)
@@ -80,7 +81,7 @@ def test_table_of_equal_width_is_copied():
     assert model.embeddings.word.weight.requires_grad and model.embeddings.word.weight.is_leaf
 
 
-@pytest.mark.parametrize("recipe", [RECURRENT["rwkv"], RECURRENT["bag"]])
+@pytest.mark.parametrize("recipe", [RECURRENT["rwkv"], RECURRENT["cnn"], RECURRENT["bag"]])
 def test_wide_table_is_projected_on_its_first_singular_directions(recipe):
     torch.manual_seed(0)
     table = torch.randn(60, 20) * torch.linspace(3, 0.1, 20) + 7  # the mean is larger than what tells words apart

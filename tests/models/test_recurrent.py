@@ -114,7 +114,8 @@ def order_task(recipe):
 
 @pytest.mark.parametrize("recipe", [
     "lstm:embedding=16,hidden=16", "gru:embedding=16,hidden=16", "xlstm:embedding=16,hidden=16,heads=2,layers=1",
-    "xlstm:embedding=16,hidden=16,heads=2", "rwkv:embedding=16,hidden=16", "bag:ngrams=1,embedding=16,hidden=16"])
+    "xlstm:embedding=16,hidden=16,heads=2", "rwkv:embedding=16,hidden=16", "cnn:embedding=16,hidden=16,width=9",
+    "bag:ngrams=1,embedding=16,hidden=16"])
 def test_every_kind_learns_32_texts_by_heart_by_their_order(recipe):
     input_ids, mask, labels = order_task(recipe)
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ from small_models import RECURRENT, random_recurrent
     ({"vocab_size": math.inf}, "vocab_size is inf"), ({"hidden_dropout": "0.1"}, "'0.1'"),
     ({"vocab_size": 10**18}, "vocab_size is 1000"), ({"num_layers": 10**9}, "num_layers is 1000"),
     ({"pad_token_id": -1}, "pad_token_id is -1"), ({"pad_token_id": 60}, "not below vocab_size"),
+    ({"width": 4}, "width 4 is not odd"), ({"width": "3"}, "'3'"), ({"width": 0}, "width is 0"),
     ({"hidden_size": True}, "hidden_size is True"), ({"ngrams": 10**6}, "ngrams is 1000000"),
     ({"id2label": {"0": "a", "1": "a"}}, "same name"), ({"id2label": {"0": "a", "1": 7}}, "label 1 is 7")])
 def test_broken_config_is_one_line_that_names_the_file(changes, complaint):
@@ -26,3 +27,12 @@ def test_broken_config_is_one_line_that_names_the_file(changes, complaint):
     with pytest.raises(ValueError, match=complaint) as error:
         RecurrentConfig.from_hf(hf, source="runs/x/config.json")
     assert str(error.value).startswith("runs/x/config.json: ") and "\n" not in str(error.value)
+
+
+def test_folder_of_before_the_cnn_has_no_width_and_loads():
+    for recipe in RECURRENT.values():
+        model = random_recurrent(recipe)
+        hf = model.config.to_hf()
+        assert hf.pop("width") == (5 if model.config.kind == "cnn" else 3)
+        again = RecurrentConfig.from_hf(hf)
+        assert (again.width, again.num_layers) == (3, 2)

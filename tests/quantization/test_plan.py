@@ -14,17 +14,18 @@ from pocketbert.quantization.clusters import share_weights
 from pocketbert.quantization.plan import METHODS, PLAN_FORMATS, parse_plan, sparse_to_float, store_all, store_matrix
 from pocketbert.quantization.sensitivity import divergence, keep_sensitive, sensitivity
 from pocketbert.quantization.sizes import bytes_table, cluster_bits, fp32_bytes, tensor_bytes
-from small_models import quantized, random_model
+from small_models import RECURRENT, quantized, random_model, random_recurrent
 
 PLANS = ["embeddings=fp16,encoder=bf16,head=fp16", "embeddings=int8-weights,encoder=int8-weights",
          "embeddings=int4,encoder=int8", "embeddings=int4,encoder=gptq,head=int8-weights", "embeddings=nf4,encoder=nf4",
-         "embeddings=clusters,encoder=clusters", "embeddings=int4,layers.0=int8,layers.1.ffn=nf4,layers.2=fp16"]
+         "embeddings=clusters,encoder=clusters", "embeddings=int4,encoder=fp16,layers.0=int8,layers.1=nf4"]
 
 
+@pytest.mark.parametrize("make", [random_model, lambda: random_recurrent(RECURRENT["cnn"])], ids=["bert", "cnn"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_every_format_gives_the_same_bits_after_loading(plan, tmp_path, tokenizer, padded_batch):
+def test_every_format_gives_the_same_bits_after_loading(make, plan, tmp_path, tokenizer, padded_batch):
     texts = list(batches([[2, 7, 9, 3], [2, 30, 3], [2, 8, 41, 6, 3]] * 8, None, 6, 0))
-    model = quantized(random_model(), plan, texts)
+    model = quantized(make(), plan, texts)
     before = model(*padded_batch)
     save_model(model, tokenizer, tmp_path / "m", run={})
     assert torch.equal(load_model(tmp_path / "m")[0](*padded_batch), before)
