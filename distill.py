@@ -61,14 +61,6 @@ from pocketbert.distillation.cache import open_teachers, teacher_logits
 from pocketbert.distillation.ensemble import WEIGHTS, combine, given_weights
 from pocketbert.distillation.inner import InnerLosses, InnerWeights
 from pocketbert.distillation.losses import decoupled_kd_loss, mse_kd_loss
-from pocketbert.distillation.unfinished import (
-    digest_of,
-    read_results,
-    remove_unfinished,
-    unfinished_folder,
-    weights_digest,
-    write_results,
-)
 from pocketbert.errors import UserError
 from pocketbert.evaluation.metrics import scores, t_interval
 from pocketbert.files import read_json
@@ -79,10 +71,11 @@ from pocketbert.models.recipes import student_of_teacher
 from pocketbert.models.size import count_parameters
 from pocketbert.models.sparse import to_dense
 from pocketbert.models.stored import word_vectors
-from pocketbert.provenance import code_digest, provenance
+from pocketbert.provenance import provenance
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
 from pocketbert.training.tracking import start_tracking
+from pocketbert.training.unfinished import Unfinished, digest_of
 
 
 def kd_loss(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.5):
@@ -332,11 +325,9 @@ def main(argv=None, after_epoch=None):
 
     # 4. Train each seed's student, and with --control the same student without a teacher. What an earlier run of the
     #    same command has done is not done again.
-    unfinished = unfinished_folder(args.out)
-    settings = {f"--{name}": value for name, value in vars(args).items() if name != "debug"}
-    settings |= {"data": data.fingerprint, "teachers": [parent_of(name) for name in args.teacher],
-                 "texts": digest_of(texts), "student": weights_digest(student), "code": code_digest()}
-    results = read_results(unfinished, settings, roles=list(folders))
+    unfinished = Unfinished(args.out, vars(args), data, student, tokenizer, texts=digest_of(texts),
+                            teachers=[parent_of(name) for name in args.teacher])
+    results = unfinished.read_results(roles=list(folders))
     for i, role in itertools.product(range(args.seeds), folders):
         if i < len(results[role]):
             continue
@@ -369,6 +360,7 @@ def main(argv=None, after_epoch=None):
         tracker = start_tracking(args.wandb, folders[role], vars(args) | {"seed": seed, "role": role})
         is_first_student = i == 0 and role == "student"
         log = TrainingLog(epochs, patience, args.minutes, tracker, after_epoch if is_first_student else None)
+        log.resume(unfinished, trained, optimizer, scheduler, part=f"{role}, seed {seed}")
         for epoch in log.epochs():
             student.train()
             shuffled = batches(train_ids, train.labels, args.batch_size, tokenizer.pad_id,
@@ -403,16 +395,16 @@ def main(argv=None, after_epoch=None):
             run = provenance("distill.py", vars(args), argv, parent=parent_of(args.teacher[0]), data=data,
                              history=log.history, validation=validation, teachers=args.teacher, student=args.student,
                              control=role == "alone", texts=len(train.texts))
-            save_model(student, tokenizer, unfinished / role, run)
+            save_model(student, tokenizer, unfinished.folder / role, run)
         results[role].append(validation)
-        write_results(unfinished, settings, results)
+        unfinished.write_results(results)
 
     # 5. The folders, --out last: its run.json says that everything is done
     for role in reversed(folders):
-        student, tokenizer = load_model(unfinished / role)
-        run = read_json(unfinished / role / "run.json") | {"seeds": results}
+        student, tokenizer = load_model(unfinished.folder / role)
+        run = read_json(unfinished.folder / role / "run.json") | {"seeds": results}
         save_model(student, tokenizer, folders[role], run)
-    remove_unfinished(unfinished)
+    unfinished.remove()
     print_comparison({role: [row["macro_f1"] for row in rows] for role, rows in results.items()},
                      examples.teacher_score)
     print(f"next: python evaluate.py {shlex.join([args.teacher[0], *folders.values()])} "

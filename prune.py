@@ -55,7 +55,7 @@ from pocketbert.models.encoder import Encoder
 from pocketbert.models.folder import is_pretrained_only, parent_of
 from pocketbert.models.size import count_parameters
 from pocketbert.models.sparse import to_dense
-from pocketbert.models.surgery import check_sliced_equals_masked, keep_layers, slice_model
+from pocketbert.models.surgery import check_sliced_equals_masked, keep_layers, slice_model, smaller_model
 from pocketbert.provenance import provenance
 from pocketbert.pruning.choose import keep_shares, keep_within, layers_to_keep
 from pocketbert.pruning.cost import budget_of
@@ -68,11 +68,12 @@ from pocketbert.pruning.weights import ONE_SHOT, PARTS, apply_masks, one_shot_ma
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
 from pocketbert.training.tracking import start_tracking
+from pocketbert.training.unfinished import Unfinished
 
 BUDGETS = ["flops", "latency", "size_mb"]  # flags that bound what the model costs
 NEURONS_ROUND_TO = 16  # under a budget, the neurons of a layer are a multiple of the width of the processor's vectors
 NEEDS_EPOCHS = ["lr", "weight_decay", "warmup", "accumulate", "max_grad_norm", "dropout", "freeze", "patience",
-                "minutes", "bf16", "wandb", "teacher"]  # flags that do nothing without --epochs
+                "minutes", "bf16", "checkpoint_steps", "wandb", "teacher"]  # flags that do nothing without --epochs
 
 
 # ---- heads and neurons -------------------------------------------------------------------------------------
@@ -247,10 +248,14 @@ def main(argv=None, after_epoch=None):
     shares = [1.0 if share is None else share for share in (args.heads, args.ffn)]
     totals = count_units(model)
     num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
+    unfinished = Unfinished(args.out, vars(args), data, model, tokenizer)
     tracker = start_tracking(args.wandb, args.out, vars(args))
     log = TrainingLog(args.epochs, args.patience, args.minutes, tracker, after_epoch)
-    for step in range(1, args.steps + 1):
-        if prunes_units:
+    report |= unfinished.notes()
+    if "steps" in report:  # an interrupted run has come so far: its weights follow in log.resume
+        model = smaller_model(model, report["steps"][-1]["heads"], report["steps"][-1]["neurons"])
+    for step in range(max(1, len(report.get("steps", []))), args.steps + 1):
+        if prunes_units and len(report.get("steps", [])) < step:
             gradients = mask_gradients(model, sample_batches, args.label_free)
             importance = IMPORTANCE[args.importance](model, gradients)
             remaining = 1 - step / args.steps  # of what will be pruned, the share left to later steps
@@ -283,6 +288,7 @@ def main(argv=None, after_epoch=None):
         log.start_over(model, validate(model))
         optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
         scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
+        log.resume(unfinished, model, optimizer, scheduler, part=f"step {step}", notes=report)
         for epoch in log.epochs():
             model.train()
             shuffled = batches(train_ids, targets, args.batch_size, tokenizer.pad_id, shuffle_seed=(args.seed, epoch))
@@ -313,6 +319,7 @@ def main(argv=None, after_epoch=None):
     run = provenance("prune.py", vars(args), argv, parent=parent_of(args.model), data=data, history=log.history,
                      validation=after, pruning=report)
     save_model(model, tokenizer, args.out, run)
+    unfinished.remove()
     tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
     tracker.finish()
     if isinstance(model, Encoder):
@@ -447,12 +454,14 @@ def main_weights(argv, after_epoch=None):
         sparsifier = FixedMasks(modules, masks)
 
     # 3. The loop
+    unfinished = Unfinished(args.out, vars(args), data, model, tokenizer)
     tracker = start_tracking(args.wandb, args.out, vars(args))
     log = TrainingLog(args.epochs, args.patience, args.minutes, tracker, after_epoch)
     if args.epochs:
         log.start_over(model, validate(model) if sparsifier.at_target() else None)
         optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
         scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
+        log.resume(unfinished, model, optimizer, scheduler, sparsifier)
     for epoch in log.epochs():
         model.train()
         shuffled = batches(train_ids, targets, args.batch_size, tokenizer.pad_id, shuffle_seed=(args.seed, epoch))
@@ -483,6 +492,7 @@ def main_weights(argv, after_epoch=None):
     run = provenance("prune.py", vars(args), argv, parent=parent_of(args.model), data=data, history=log.history,
                      validation=after, pruning=report)
     save_model(sparse, tokenizer, args.out, run)
+    unfinished.remove()
     tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
     tracker.finish()
     print(f"sparsity {report['sparsity']:.1%} of the prunable weights, stored as bitmap + values: this saves bytes, "

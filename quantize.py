@@ -56,6 +56,7 @@ from pocketbert.quantization.sizes import bytes_table, fp32_bytes
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
 from pocketbert.training.tracking import start_tracking
+from pocketbert.training.unfinished import Unfinished
 
 
 def quantize_int8(weight):
@@ -353,11 +354,13 @@ def main_cluster(argv):
     num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
     optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
     scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
+    unfinished = Unfinished(args.out, vars(args), data, model, tokenizer)
     tracker = start_tracking(args.wandb, args.out, vars(args))
     log = TrainingLog(args.epochs, args.patience, args.minutes, tracker)
     before = scores(predict(model, val_ids, args.batch_size, tokenizer.pad_id), data.validation.labels)
     print(f"clustered, before training: macro-F1 {before['macro_f1']:.4f}")
     log.start_over(model, before)
+    log.resume(unfinished, model, optimizer, scheduler)
     for epoch in log.epochs():
         model.train()
         shuffled = batches(train_ids, None, args.batch_size, tokenizer.pad_id, shuffle_seed=(args.seed, epoch))
@@ -388,6 +391,7 @@ def main_cluster(argv):
     run = provenance("quantize.py", vars(args), argv, parent=parent_of(args.model), data=data, quantization=report,
                      history=log.history, validation=report["validation"])
     save_model(small, tokenizer, args.out, run)
+    unfinished.remove()
     tracker.finish()
     print(*bytes_table(small, fp32), sep="\n")
     data_flags = cli.data_flags(args.data, args.data_dir, args.text, args.label)

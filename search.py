@@ -116,7 +116,7 @@ def run_trial(trial, script, flags, out, deadline):
     """
     trial.set_user_attr("flags", flags)
     minutes = max(0.01, (deadline - time.monotonic()) / 60)
-    argv = [*flags, "--out", str(out / "trial"), "--minutes", f"{minutes:.3f}"]
+    argv = [*flags, "--out", str(out / "trial"), "--minutes", f"{minutes:.3f}", "--checkpoint-steps", "0"]
     scores_so_far = []
 
     def after_epoch(epoch, scores):

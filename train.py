@@ -30,6 +30,7 @@ from pocketbert.provenance import provenance
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
 from pocketbert.training.tracking import start_tracking
+from pocketbert.training.unfinished import Unfinished
 
 
 def class_weights(labels, num_labels, power):
@@ -83,8 +84,10 @@ def main(argv=None, after_epoch=None):
     num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
     optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
     scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
+    unfinished = Unfinished(args.out, vars(args), data, model, tokenizer)
     tracker = start_tracking(args.wandb, args.out, vars(args))
     log = TrainingLog(args.epochs, args.patience, args.minutes, tracker, after_epoch)
+    log.resume(unfinished, model, optimizer, scheduler)
     for epoch in log.epochs():
         model.train()
         shuffled = batches(train_ids, data.train.labels, args.batch_size, tokenizer.pad_id,
@@ -111,6 +114,7 @@ def main(argv=None, after_epoch=None):
     run = provenance("train.py", vars(args), argv, parent=parent_of(args.model), data=data, history=log.history,
                      validation=validation)
     save_model(model, tokenizer, args.out, run)
+    unfinished.remove()
     tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
     tracker.finish()
     print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}")

@@ -18,6 +18,7 @@ from distill import DistillationData, kd_loss, new_texts, same_steps
 from pocketbert.errors import UserError
 from pocketbert.models.folder import load_model, save_model
 from pocketbert.quantization.export import export_graph
+from pocketbert.training.unfinished import Unfinished
 from small_models import LABELS, TEXTS, random_model
 
 STUDENT = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]])
@@ -311,7 +312,8 @@ SEEDS = ["--student", "gru:hidden=8", "--control", "--seeds", 2, "--lr", 1e-2]
 
 def interrupt(monkeypatch, function, after):
     """From now on distill.py is interrupted in call number `after` + 1 of one of its functions."""
-    original = getattr(distill, function)
+    owner = Unfinished if hasattr(Unfinished, function) else distill
+    original = getattr(owner, function)
     calls = []
 
     def interrupted(*args, **options):
@@ -319,7 +321,7 @@ def interrupt(monkeypatch, function, after):
         if len(calls) > after:
             raise KeyboardInterrupt
         return original(*args, **options)
-    monkeypatch.setattr(distill, function, interrupted)
+    monkeypatch.setattr(owner, function, interrupted)
 
 
 def trained_in(output):
@@ -336,7 +338,7 @@ def files_of(folder):
 
 
 # Calls of TrainingLog: student 0, alone 0, student 1, alone 1; of save_model: two into the unfinished folder, then
-# out-alone, then out.
+# out-alone, then out; of Unfinished.remove: at the beginning (there is nothing) and at the end.
 @pytest.mark.parametrize("function, after, trained_later", [
     ("TrainingLog", 0, ["student 0", "alone 0", "student 1", "alone 1"]),
     ("TrainingLog", 1, ["alone 0", "student 1", "alone 1"]),
@@ -345,7 +347,7 @@ def files_of(folder):
     ("save_model", 1, ["alone 0", "student 1", "alone 1"]),
     ("save_model", 2, []),
     ("save_model", 3, []),
-    ("remove_unfinished", 0, [])])
+    ("remove", 1, [])])
 def test_interrupted_run_goes_on_and_ends_as_if_it_had_not_been_interrupted(folder, monkeypatch, capsys, function,
                                                                             after, trained_later):
     run(folder, *SEEDS)
@@ -355,7 +357,7 @@ def test_interrupted_run_goes_on_and_ends_as_if_it_had_not_been_interrupted(fold
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt(patch, function, after)
         run(folder, *SEEDS)
-    assert (folder / "out" / "run.json").exists() == (function == "remove_unfinished")
+    assert (folder / "out" / "run.json").exists() == (function == "remove")
     capsys.readouterr()
     run(folder, *SEEDS)
     assert trained_in(capsys.readouterr().out) == trained_later

@@ -93,6 +93,14 @@ def slice_model(model, head_mask, ffn_mask):
     return model
 
 
+def smaller_model(model, num_heads, num_neurons):
+    """A copy with so many heads and neurons in each layer (two lists), for weights that come from elsewhere."""
+    def first(counts, sizes):
+        return [torch.arange(size) < count for count, size in zip(counts, sizes, strict=True)]
+    return slice_model(model, first(num_heads, model.config.num_heads),
+                       first(num_neurons, model.config.intermediate_sizes))
+
+
 @torch.no_grad()
 def check_sliced_equals_masked(sliced, model, head_mask, ffn_mask, batch, tolerance=1e-9):
     """The proof that slicing removed nothing but zeros: the largest |logit difference|, an error above the tolerance.

@@ -87,6 +87,9 @@ class FixedMasks:
     modules: {name: module} from `prunable`    masks: {name: (out, in) bool}, True keeps a weight
     """
 
+    schedule = None  # a Schedule, in the methods that have one
+    scores = None  # MovementScores, likewise
+
     def __init__(self, modules, masks):
         self.weights = {name: modules[name].weight for name in masks}
         self.masks = dict(masks)
@@ -101,6 +104,18 @@ class FixedMasks:
     def after_step(self):
         """After optimizer.step()."""
         self.zero_masked()
+
+    def state_dict(self):
+        """What a checkpoint keeps."""
+        return {"masks": self.masks, "step": self.schedule and self.schedule.step,
+                "scores": self.scores and self.scores.state_dict()}
+
+    def load_state_dict(self, state):
+        self.masks = {name: mask.to(self.weights[name].device) for name, mask in state["masks"].items()}
+        if self.schedule:
+            self.schedule.step = state["step"]
+        if self.scores:
+            self.scores.load_state_dict(state["scores"])
 
     @torch.no_grad()
     def zero_masked(self):
@@ -246,6 +261,17 @@ class MovementScores:
         self.dense = {name: weight.detach().clone() for name, weight in weights.items()}
         self.S = {name: (head_start * W.abs() / W.abs().mean()).requires_grad_() for name, W in self.dense.items()}
         self.adam = torch.optim.Adam(self.S.values(), lr=lr)
+
+    def state_dict(self):
+        return {"dense": self.dense, "S": {name: S.detach() for name, S in self.S.items()},
+                "adam": self.adam.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state):
+        for name, S in self.S.items():
+            S.copy_(state["S"][name])
+            self.dense[name] = state["dense"][name].to(S.device).clone()
+        self.adam.load_state_dict(state["adam"])
 
     def step(self, weights, penalty_gradient=None):
         """One step of S; before the optimizer moves the weights."""

@@ -1,15 +1,18 @@
 """The record of one training: a printed line an epoch, the history for run.json, the best weights, when to stop.
 
     log = TrainingLog(epochs=3, patience=3, minutes=0)
+    log.resume(unfinished, model, optimizer, scheduler)     # go on where an interrupted run has stopped
     for epoch in log.epochs():
-        for group in log.progress(groups, total):       # a group: the batches of one step
+        for group in log.progress(groups, total):           # a group: the batches of one step, those done left out
             for batch in group:
                 ...
                 log.batch(loss)
-        log.end_epoch(model, scores)                    # scores: {"macro_f1", "accuracy", "cross_entropy"}
+        log.end_epoch(model, scores)                        # scores: {"macro_f1", "accuracy", "cross_entropy"}
     log.restore_best(model)
 """
 
+import contextlib
+import itertools
 import math
 import time
 
@@ -17,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from pocketbert.errors import TrainingDiverged
+from pocketbert.training.checkpoint import Checkpoints, DeferredSignals
 from pocketbert.training.tracking import NoTracker
 
 CHECK_EVERY = 10  # batches; reading a loss makes a GPU wait, so few are read
@@ -36,6 +40,8 @@ class TrainingLog:
         self.after_epoch = after_epoch
         self.started = time.monotonic()
         self.history = []
+        self.checkpoints = None
+        self.signals = DeferredSignals()
         self.start_over()
 
     def start_over(self, model=None, scores=None):
@@ -44,33 +50,77 @@ class TrainingLog:
         model, scores: what the weights of epoch 0 score, if they may be the best; None: they do not count.
         """
         self.epoch = 0
+        self.step = 0  # how many steps of the epoch are done
+        self.losses = []
         self.best = -1.0 if scores is None else scores["macro_f1"]
         self.best_weights = None if scores is None else copy_weights(model)
         self.epochs_since_best = 0
+
+    def resume(self, unfinished, model, optimizer, scheduler, *others, part="", notes=None):
+        """From now on keep checkpoints of the training; if an interrupted run has left one, go on from it.
+
+        unfinished: of unfinished.py    others: further objects that training changes, with a state_dict
+        part: which training of the command it is    notes: values that unfinished.notes() gives the next run
+        """
+        if unfinished.every == 0:
+            return
+        self.checkpoints = Checkpoints(unfinished, [self, model, optimizer, scheduler, *others], part, notes or {})
+        if self.checkpoints.restore():
+            self.losses = [loss.to(next(model.parameters()).device) for loss in self.losses]
+            print(f"going on with an interrupted run: epoch {self.epoch}, step {self.step} ({unfinished.folder})")
+
+    def state_dict(self):
+        names = ("epoch", "step", "history", "best", "best_weights", "epochs_since_best")
+        return {name: getattr(self, name) for name in names} | {
+            "losses": torch.stack(self.losses).cpu(), "seconds": time.monotonic() - self.started}
+
+    def load_state_dict(self, state):
+        for name in ("epoch", "step", "history", "best", "epochs_since_best"):
+            setattr(self, name, state[name])
+        self.best_weights = state["best_weights"] and {name: x.clone() for name, x in state["best_weights"].items()}
+        self.losses = list(state["losses"])
+        self.started = time.monotonic() - state["seconds"]
 
     def out_of_time(self):
         return self.minutes > 0 and time.monotonic() - self.started > 60 * self.minutes
 
     def epochs(self):
-        """1, 2, ... until the number of epochs, the patience or the time is used up."""
-        for epoch in range(1, self.num_epochs + 1):
-            self.epoch = epoch
-            yield epoch
-            if self.epochs_since_best >= self.patience:
-                print(f"stopped: no better validation macro-F1 for {self.patience} epochs")
-                return
-            if self.out_of_time():
-                print(f"stopped: --minutes {self.minutes:g} are over")
-                return
+        """1, 2, ... until the number of epochs, the patience or the time is used up; a resumed run begins later."""
+        with self.signals if self.checkpoints else contextlib.nullcontext():
+            for epoch in range(max(1, self.epoch), self.num_epochs + 1):
+                if epoch > self.epoch:
+                    self.epoch = epoch
+                    self.step = 0
+                    self.losses = []
+                yield epoch
+                if self.epochs_since_best >= self.patience:
+                    print(f"stopped: no better validation macro-F1 for {self.patience} epochs")
+                    return
+                if self.out_of_time():
+                    print(f"stopped: --minutes {self.minutes:g} are over")
+                    return
 
     def progress(self, groups, total):
-        """The groups of batches with a progress bar; ends early when the time is up."""
-        self.losses = []
-        for group in tqdm(groups, total=total, disable=None, leave=False, unit="step"):
-            yield group
-            if self.out_of_time():
+        """The groups of batches that are not done yet, with a progress bar; ends early when the time is up.
+
+        The lines after `yield` run when the loop's body is done: the optimizer has made its step.
+        """
+        groups = itertools.islice(groups, self.step, None)
+        for group in tqdm(groups, total=total, initial=self.step, disable=None, leave=False, unit="step"):
+            if self.step and self.out_of_time():
                 break
+            yield group
+            self.step += 1
+            if self.checkpoints:
+                self.checkpoints.step()
+                self.stop_if_asked()
         self.check_loss()
+
+    def stop_if_asked(self):
+        """After Ctrl-C: write a checkpoint and end the process."""
+        if self.signals.asked:
+            self.checkpoints.write()
+            raise KeyboardInterrupt(f"the same command goes on from epoch {self.epoch}, step {self.step}")
 
     def batch(self, loss):
         """Note the loss of a batch. Every tenth is read; one that is not finite ends the training."""
@@ -90,6 +140,7 @@ class TrainingLog:
 
         counts=False: they cannot be the best, whatever they score (not yet as sparse as asked for, prune.py).
         """
+        self.stop_if_asked()  # during validation: then it is repeated
         row = {"epoch": self.epoch, "loss": torch.stack(self.losses).double().mean().item(), **scores,
                "seconds": round(time.monotonic() - self.started, 1)}
         self.history.append(row)
