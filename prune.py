@@ -194,7 +194,7 @@ def main(argv=None, after_epoch=None):
     budgets = [flag for flag in BUDGETS if vars(args)[flag] is not None]  # one or none
     prunes_units = budgets or args.heads is not None or args.ffn is not None
     if args.vocab and not (prunes_units or args.layers or args.epochs) and is_pretrained_only(args.model):
-        return main_pretrained(args, argv)
+        return main_pretrained(argv)
 
     # 1. The model and the data
     model, tokenizer = open_trainable(args.model, args.dropout, args.freeze, device)
@@ -332,8 +332,9 @@ def main(argv=None, after_epoch=None):
     return run
 
 
-def main_pretrained(args, argv):
+def main_pretrained(argv):
     """Prune the vocabulary of a checkpoint before it is fine-tuned: that is faster then, and takes less memory."""
+    args = parse_args(argv)
     data = open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed)
     model, tokenizer = load_model(args.model, label_names=data.label_names)
     max_length = text_length(model, args.max_length)
