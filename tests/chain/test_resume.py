@@ -110,8 +110,8 @@ def interrupted_and_run_again(place, name, monkeypatch, owner, function, number,
     (2, "after a step without a checkpoint", "autocast", 6, 8), (1, "in validation", "predict", 0, 6),
     (1, "in the first step of an epoch", "autocast", 6, 6), (1, "in the last validation", "predict", 1, 0),
     (1, "after the last epoch", "predict", 2, 0), (4, "before the folder is written", "save_model", 0, 4)])
-def test_training_that_was_killed_goes_on_from_its_last_checkpoint(place, expected, monkeypatch, every, moment, function,
-                                                                   number, batches_left):
+def test_training_that_was_killed_goes_on_from_its_last_checkpoint(
+        place, expected, monkeypatch, every, moment, function, number, batches_left):
     assert interrupted_and_run_again(place, "train", monkeypatch, train, function, number, every) == batches_left
     assert result(place / "train-killed") == expected("train"), moment
 
@@ -139,7 +139,8 @@ def test_finished_command_that_was_killed_before_its_checkpoint_was_removed_is_w
 
 @pytest.mark.parametrize("change, what", [(["--lr", "2e-2"], "--lr"), (["--max-length", "9"], "--max-length"),
                                           ("data", "data"), ("code", "code"), ("torch", "torch")])
-def test_another_command_other_data_or_another_version_starts_over_and_says_so(place, monkeypatch, capsys, change, what):
+def test_another_command_other_data_or_another_version_starts_over_and_says_so(
+        place, monkeypatch, capsys, change, what):
     csv = (place / "mine.csv").read_text()
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_in_call(patch, train, "autocast", 4)
