@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from data_utils import Dataset, align_labels, batches, load_test_file, open_data
-from model_utils import load_model, predict, text_length
+from model_utils import predict, text_length
 from pocketbert.cli import add_common_flags, parser_for, positive_int, run_script, unit_interval
 from pocketbert.data.build import fingerprint
 from pocketbert.data.rows import STEMS, files_called
@@ -49,12 +49,12 @@ from pocketbert.evaluation.cascade_report import (
 )
 from pocketbert.evaluation.cascade_report import remarks as cascade_remarks
 from pocketbert.evaluation.metrics import confusion_counts, macro_f1, mcnemar, quality
-from pocketbert.evaluation.opening import encode_for, model_folders, open_models, runs_on_cpu_only, short_names
+from pocketbert.evaluation.opening import encode_for, model_folders, open_models, short_names
 from pocketbert.evaluation.report import remarks, results_table, write_metrics, write_report
 from pocketbert.evaluation.results import ModelResult, Results
 from pocketbert.evaluation.stream import StreamLines
 from pocketbert.hardware import hardware, synchronize
-from pocketbert.models.device import pick_device
+from pocketbert.models.classifier import Classifier
 from pocketbert.models.size import count_parameters
 
 DRAWS = 2000                # of the bootstrap
@@ -363,8 +363,7 @@ def main_predict(argv):
     check_files(args.input, args.out)
     if not args.texts and args.input is None and sys.stdin.isatty():
         raise UserError("nothing to label: give texts, --input FILE, or lines on standard input")
-    model, tokenizer = load_model(args.model)
-    model.to("cpu" if runs_on_cpu_only(model.config.hf) else pick_device(args.device, quiet=True))
+    classifier = Classifier(args.model, args.device, batch_size=args.batch_size, max_length=args.max_length)
     more_is_ready = None
     if args.texts:
         rows = ((i, text, None) for i, text in enumerate(args.texts))
@@ -374,13 +373,13 @@ def main_predict(argv):
         lines = StreamLines(sys.stdin.buffer)
         rows = read_texts(None, args.text, lines=lines)
         more_is_ready = lines.ready
-    answerer = Answerer(model, tokenizer, args.batch_size, args.max_length)
+    answerer = Answerer(classifier)
     chunks = in_chunks(rows, CHUNK_BATCHES * args.batch_size, more_is_ready)
     is_complete = write_answers(answerer, chunks, args.out)
     if is_complete and answerer.without_text:
         print(f"{answerer.without_text} of the rows: no text, so \"error\" in place of a label", file=sys.stderr)
     if is_complete and answerer.cut:
-        print(f"{answerer.cut} of the texts: cut at {answerer.max_length} tokens", file=sys.stderr)
+        print(f"{answerer.cut} of the texts: cut at {classifier.max_length} tokens", file=sys.stderr)
     return answerer.without_text
 
 

@@ -13,7 +13,8 @@ What a model folder is, pocketbert/models/folder.py says. FORMATS names every st
 from pocketbert.data.labels import align_labels
 from pocketbert.errors import UserError
 from pocketbert.models.folder import check_out, load_model, save_model
-from pocketbert.models.predict import predict, text_length
+from pocketbert.models.opening import text_length
+from pocketbert.models.predict import predict
 from pocketbert.models.recipes import RECIPES, build_recurrent, model_from_scratch, start_word_vectors
 from pocketbert.models.recurrent_config import RECURRENT_KINDS
 from pocketbert.models.sparse import to_dense

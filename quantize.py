@@ -40,7 +40,7 @@ from pocketbert.provenance import provenance
 from pocketbert.quantization.clusters import share_weights
 from pocketbert.quantization.export import export_graph
 from pocketbert.quantization.gptq import gptq_gain, input_hessians
-from pocketbert.quantization.graph import GRAPH_FILES, open_runtime
+from pocketbert.quantization.graph import GRAPH_FILES
 from pocketbert.quantization.int8 import Int8Linear, overflows, pick_engine
 from pocketbert.quantization.plan import (
     GROUPED_FORMATS,
@@ -51,6 +51,7 @@ from pocketbert.quantization.plan import (
     store_all,
     with_stored,
 )
+from pocketbert.quantization.runtime import open_runtime
 from pocketbert.quantization.sensitivity import divergence, keep_sensitive, sensitivity
 from pocketbert.quantization.sizes import bytes_table, fp32_bytes
 from pocketbert.training.log import TrainingLog

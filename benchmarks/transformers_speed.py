@@ -36,7 +36,7 @@ from pocketbert.hardware import hardware_line
 from pocketbert.models.device import autocast, seed_everything
 from pocketbert.models.folder import parent_of
 from pocketbert.models.masks import full_mask  # noqa: E402
-from pocketbert.models.predict import text_length
+from pocketbert.models.opening import text_length
 from pocketbert.provenance import provenance
 from pocketbert.training.optim import parameter_groups, steps_per_epoch, warmup_then_decay
 

@@ -11,7 +11,20 @@
     cli.py flags    errors.py the user's mistakes    files.py atomic writes    hardware.py the card and the clock
     hub.py one file of the Hub    provenance.py run.json
 
+    classify = pocketbert.Classifier("runs/best")      models/classifier.py: texts in, labels and probabilities out
+
 Who imports whom is one dict in tests/test_house.py: these files import each other only, data/ imports them, models/
 imports data/, the folders of the verbs import models/, and training/ imports quantization/ too. Nothing here imports a
 script.
 """
+
+from pkgutil import resolve_name
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name):
+    """`Classifier`, imported when it is asked for: `import pocketbert` loads nothing."""
+    if name == "Classifier":
+        return resolve_name("pocketbert.models.classifier:Classifier")
+    raise AttributeError(f"module 'pocketbert' has no attribute {name!r}")

@@ -9,5 +9,8 @@ class UserError(ValueError):
     """
 
 
+NOT_FINITE = ("the model's logits are NaN or infinite: training has diverged (lower --lr), or the weights are damaged")
+
+
 class TrainingDiverged(UserError):
     """The loss or the logits are no longer finite."""

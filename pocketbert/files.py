@@ -8,6 +8,7 @@ so the others belong together whenever it is there (see `replacing_files`).
 import contextlib
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -31,6 +32,15 @@ def read_json(path):
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a JSON {type(value).__name__} where an object is expected")
     return value
+
+
+def sha256(path):
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(text, path):

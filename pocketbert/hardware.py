@@ -90,6 +90,16 @@ def hardware():
     return found
 
 
+def products_overflow():
+    """Does this processor add pairs of int8 products in 16 bits, where two large ones overflow? (x86 without VNNI)
+
+    Weights of 7 bits avoid that. The exported file keeps the choice, so export on the kind of processor that will run
+    the graph: the error of 7 bits is a little larger, that of overflows is much larger.
+    """
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return is_x86 and "vnni" not in hardware()["instructions"]
+
+
 def hardware_line(found=None):
     """`hardware()` in one line."""
     found = found or hardware()

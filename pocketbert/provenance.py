@@ -9,15 +9,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from pocketbert.files import sha256
 from pocketbert.hardware import hardware
-
-
-def sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def code_digest():

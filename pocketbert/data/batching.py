@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pocketbert.data.padding import by_length, pad
+
 POOL_BATCHES = 50           # training: this many batches are sorted by length together
 
 
@@ -26,11 +28,8 @@ class Batch:
 
 
 def make_batch(ids, labels, rows, pad_id):
-    """Pad the rows to the longest of them. One numpy assignment fills the batch; no tensor is made per row."""
-    lengths = np.array([len(ids[r]) for r in rows])
-    mask = np.arange(lengths.max()) < lengths[:, None]                               # (B, T)
-    padded = np.full(mask.shape, pad_id, dtype=np.int64)
-    padded[mask] = np.fromiter(itertools.chain.from_iterable(ids[r] for r in rows), np.int64, lengths.sum())
+    """Pad the rows to the longest of them; no tensor is made per row."""
+    padded, mask = pad(ids, rows, pad_id)
     return Batch(torch.from_numpy(padded), None if mask.all() else torch.from_numpy(mask.astype(np.int64)),
                  None if labels is None else torch.tensor([labels[r] for r in rows]), rows)
 
@@ -49,11 +48,10 @@ def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_si
     if batch_size < 1 or labels is not None and len(labels) != len(ids):
         raise ValueError(f"batch size {batch_size}, {len(ids)} texts, {len(labels or ids)} labels: "
                          "expected at least 1, and a label for every text")
-    lengths = np.array([len(row) for row in ids])
     if shuffle_seed is None:
-        order = np.argsort(-lengths, kind="stable")
-        cuts = [order[i:i + batch_size].tolist() for i in range(0, len(ids), batch_size)]
+        cuts = by_length(ids, batch_size)
     else:
+        lengths = np.array([len(row) for row in ids])
         rng = np.random.default_rng(shuffle_seed)
         order = rng.permutation(len(ids))
         cuts = []

@@ -17,7 +17,8 @@ from pocketbert.data.tokenizer import Tokenizer
 from pocketbert.errors import UserError
 from pocketbert.files import replacing
 from pocketbert.models.folder import load_model, parent_of
-from pocketbert.models.predict import predict, text_length
+from pocketbert.models.opening import text_length
+from pocketbert.models.predict import predict
 
 
 @dataclass

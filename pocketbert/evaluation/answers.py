@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 
 from pocketbert.errors import UserError
-from pocketbert.evaluation.encoding import encode
-from pocketbert.models.predict import predict, text_length
 
 CHUNK_BATCHES = 64          # batches whose texts are read, sorted by length and scored together, at most
 CHUNK_CHARACTERS = 1_000_000    # of the texts of a chunk; with one more text the chunk ends
@@ -41,26 +39,19 @@ def in_chunks(rows, most_rows, more_is_ready=None):
 
 
 class Answerer:
-    """Answers chunks of rows, and counts the rows without a text and the texts that were cut.
+    """Answers chunks of rows with a Classifier, and counts the rows without a text and the texts that were cut."""
 
-    model, tokenizer: as load_model returns them    max_length: see predict.text_length
-    """
-
-    def __init__(self, model, tokenizer, batch_size, max_length):
-        self.model = model
-        self.tokenizer = tokenizer
-        self.batch_size = batch_size
-        self.max_length = text_length(model, max_length)
+    def __init__(self, classifier):
+        self.classifier = classifier
         self.without_text = 0
         self.cut = 0
 
     def answer(self, chunk):
         """One dictionary a row, in order: {"label", "probabilities"}, or {"error"} for a row without a text."""
-        names = self.model.config.label_names
+        names = self.classifier.label_names
         texts = [text for _, text, problem in chunk if problem is None]
-        ids, cut = encode(self.tokenizer, texts, self.max_length)
-        logits = predict(self.model, ids, self.batch_size, self.tokenizer.pad_id)
-        probabilities = iter(logits.softmax(-1).tolist())
+        probabilities, cut = self.classifier.probabilities(texts)
+        probabilities = iter(probabilities.tolist())
         self.cut += cut
         self.without_text += len(chunk) - len(texts)
         answers = []

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from pocketbert.data.encoding import encode
 from pocketbert.data.tokenizer import Tokenizer
 from pocketbert.errors import UserError
-from pocketbert.evaluation.encoding import encode
 from pocketbert.files import read_json
 from pocketbert.models.device import pick_device
 from pocketbert.models.folder import load_model
-from pocketbert.models.predict import text_length
+from pocketbert.models.opening import text_length
 from pocketbert.models.size import file_bytes
 
 

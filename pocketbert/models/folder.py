@@ -7,7 +7,8 @@ run.json:
     logits = model(input_ids, attention_mask)
     save_model(model, tokenizer, "runs/copy", run={"script": "copy.py"})
 
-The networks are in encoder.py, recurrent.py, cnn.py and bag.py; exported graphs in quantization/graph.py.
+The networks are in encoder.py, recurrent.py, cnn.py and bag.py; exported graphs in quantization/graph.py. What can be
+opened without torch is in opening.py, and classifier.py is the call for an application.
 """
 
 import hashlib
@@ -19,21 +20,17 @@ from pkgutil import resolve_name
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from pocketbert.data.tokenizer_files import load_tokenizer
-from pocketbert.data.tweets import CLEANERS
 from pocketbert.errors import UserError
-from pocketbert.files import UNFINISHED, is_unfinished, read_json, replacing_files, write_json
+from pocketbert.files import UNFINISHED, read_json, replacing_files, sha256, write_json
 from pocketbert.hub import Folder, repository
 from pocketbert.models.config import EncoderConfig
-from pocketbert.models.config_values import check_task, naming, text, whole
-from pocketbert.models.hashes import check_hashes, checking_hashes, hash_files, saved_hashes
+from pocketbert.models.hashes import checking_hashes, hash_files
 from pocketbert.models.hf_names import to_hf_name
+from pocketbert.models.opening import graph_paths, load_graph, open_folder, open_tokenizer, read_config
 from pocketbert.models.recipes import RECIPES
-from pocketbert.models.recurrent_config import RecurrentConfig
 from pocketbert.models.size import MODEL_FILES, count_parameters
-from pocketbert.models.weight_files import declared_shapes, refuse_adapter, refuse_pointer, weight_paths
+from pocketbert.models.weight_files import declared_shapes, weight_paths
 from pocketbert.models.weights import has_head, load_weights, our_names
-from pocketbert.provenance import sha256
 
 FOLDER_FILES = ("config.json", *MODEL_FILES, "tokenizer.json", "run.json", "metrics.json")
 
@@ -53,28 +50,13 @@ def load_model(name, label_names=None, new_head=False, tokenizer_name=None, clea
         hf = without_head(hf)
     config = read_config(hf, f"{name}/config.json")
     if hf.get("runtime"):
-        model = load_graph(find, config, hashes)
+        model = load_graph(find, config, hashes, resolve_name("pocketbert.quantization.runtime:open_runtime"))
     else:
         paths = weight_paths(find)
         with checking_hashes(paths, hashes):
             model = load_weights(name, config, paths, label_names, new_head)
     tokenizer = open_tokenizer(repository(tokenizer_name) if tokenizer_name else find, config, cleaning, name, hashes)
     return model, tokenizer
-
-
-def open_folder(name):
-    """(find, config.json as a dictionary, hashes) of a folder or Hub id; see hub.repository, hashes.saved_hashes."""
-    find = repository(name)
-    if isinstance(find, Folder) and is_unfinished(find.path, last="run.json"):
-        raise UserError(f"{name} is an interrupted save: its files may be of two models; run its command again")
-    config_path = find("config.json")
-    if config_path is None:
-        refuse_adapter(find)
-        raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
-    hf = read_json(refuse_pointer(config_path))
-    hashes = saved_hashes(find)
-    check_hashes([config_path], hashes)
-    return find, hf, hashes
 
 
 def is_pretrained_only(name):
@@ -87,53 +69,10 @@ def is_pretrained_only(name):
     return not has_head(shapes, config)
 
 
-def read_config(hf, source):
-    """The EncoderConfig or RecurrentConfig of a config.json. source: what error messages name."""
-    with naming(source):
-        text(hf, "runtime")
-        text(hf, "text_cleaning", "none", choices=CLEANERS)
-    kind = RecurrentConfig if str(hf.get("model_type")).startswith("pocketbert-") else EncoderConfig
-    return kind.from_hf(hf, source)
-
-
 def without_head(hf):
     """A config.json without what it says of its classification head."""
     of_the_head = ("id2label", "label2id", "num_labels", "problem_type")
     return {key: value for key, value in hf.items() if key not in of_the_head}
-
-
-def open_tokenizer(find, config, cleaning, name, hashes):
-    """The tokenizer of a repository. name: of the model, for messages"""
-    check_hashes(filter(None, [find("tokenizer.json")]), hashes)
-    try:
-        tokenizer = load_tokenizer(find, config.hf, cleaning=cleaning, name=name)
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Rust: no Exception, and it cannot be imported
-            raise
-        raise UserError(f"{name}: the tokenizer is damaged ({error}); fetch it again") from None
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(f"{name}: the tokenizer knows {tokenizer.vocab_size} tokens, the embedding only "
-                        f"{config.vocab_size}; tokenizer and weights are of different models")
-    return tokenizer
-
-
-def load_graph(find, config, hashes):
-    """The exported graph that config.json names. Its files are checked before the runtime reads them."""
-    form = config.hf["runtime"]
-    with naming(f"{find.name}/config.json"):
-        num_parameters = whole(config.hf, "num_parameters", 0)
-        check_task(config.hf, config.label_names)
-        paths = graph_paths(find, form)
-    check_hashes(map(refuse_pointer, paths), hashes)
-    model = resolve_name("pocketbert.quantization.graph:open_runtime")(find("config.json").parent, form, config)
-    model.num_parameters = num_parameters
-    return model
-
-
-def graph_paths(find, form):
-    """The paths of an exported graph's files."""
-    names = resolve_name("pocketbert.quantization.graph:graph_files")(form)
-    return [path for path in map(find, names) if path]
 
 
 # ---- writing ---------------------------------------------------------------------------------------------

@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from pocketbert.errors import UserError
-from pocketbert.files import read_json
+from pocketbert.files import read_json, sha256
 from pocketbert.hub import Folder
 from pocketbert.models.config_values import naming, text_map
 from pocketbert.models.size import MODEL_FILES
-from pocketbert.provenance import sha256
 
 CHUNK = 1 << 20  # bytes
 

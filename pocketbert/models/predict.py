@@ -3,18 +3,7 @@
 import torch
 
 from pocketbert.data.batching import batches
-from pocketbert.errors import TrainingDiverged
-
-DEFAULT_LENGTH = 128  # tokens kept of a text by a model that does not say what it was trained with
-
-
-def text_length(model, asked=None):
-    """How many tokens of a text the model reads, special tokens included.
-
-    asked: --max-length; None: as many as the model was trained with (text_length in its config.json), else 128. Never
-    more than the model has positions for.
-    """
-    return min(asked or model.config.text_length or DEFAULT_LENGTH, model.config.max_length)
+from pocketbert.errors import NOT_FINITE, TrainingDiverged
 
 
 @torch.inference_mode()
@@ -29,6 +18,22 @@ def predict(model, ids, batch_size, pad_id, **masks):
         batch = batch.to(model.device)
         logits[batch.index] = model(batch.input_ids, batch.attention_mask, **masks).float().cpu()
     if not logits.isfinite().all():
-        raise TrainingDiverged("the model's logits are NaN or infinite: training has diverged (lower --lr), or the "
-                               "weights are damaged")
+        raise TrainingDiverged(NOT_FINITE)
     return logits
+
+
+class OnArrays:
+    """A torch model that is called with numpy arrays, as graph.Graph is.
+
+    (input_ids, mask), both (B, T), mask True for a token -> logits (B, num_labels) float32
+    """
+
+    def __init__(self, model):
+        self.model = model.eval()
+        self.config = model.config
+
+    @torch.inference_mode()
+    def __call__(self, input_ids, mask):
+        input_ids = torch.from_numpy(input_ids).to(self.model.device)
+        attention_mask = None if mask.all() else torch.from_numpy(mask).long().to(self.model.device)
+        return self.model(input_ids, attention_mask).float().cpu().numpy()

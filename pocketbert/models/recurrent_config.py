@@ -94,7 +94,7 @@ class RecurrentConfig:
 
 def read_recurrent_config(hf):
     """RecurrentConfig of the values in a config.json, each checked."""
-    model_type = text(hf, "model_type", "")
+    model_type = text(hf, "base_model_type") or text(hf, "model_type", "")  # the first: of an exported graph
     kind = model_type.removeprefix("pocketbert-")
     if model_type != f"pocketbert-{kind}" or kind not in RECURRENT_KINDS:
         known = ", ".join(f"pocketbert-{kind}" for kind in RECURRENT_KINDS)

@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from pocketbert.errors import UserError
 from pocketbert.files import read_json
 from pocketbert.models.config_values import naming, text_map
-
-LFS_POINTER = b"version https://git-lfs"  # what a clone holds in the place of a large file, without `git lfs pull`
+from pocketbert.models.opening import refuse_adapter, refuse_pointer
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of every name
 
@@ -31,13 +30,6 @@ def weight_paths(find):
     raise FileNotFoundError(f"{find.name} has neither model.safetensors nor pytorch_model.bin: no weights to load")
 
 
-def refuse_adapter(find):
-    """Raise a UserError for a folder of LoRA matrices, which are no model without their base model."""
-    if find("adapter_config.json"):
-        raise UserError(f"{find.name} is a LoRA adapter, not a model: merge it into its base model first (with peft: "
-                        "merge_and_unload, then save_pretrained) and give that folder")
-
-
 def shard_paths(find, index):
     """The paths of the shards that an index.json lists."""
     with naming(index):
@@ -49,18 +41,6 @@ def shard_paths(find, index):
         if path is None:
             raise FileNotFoundError(f"{find.name} lacks {shard}, which {index.name} names; fetch it again")
     return paths
-
-
-def refuse_pointer(path):
-    """Raise a UserError for a file that git-lfs has not fetched."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(LFS_POINTER))
-    except PermissionError:
-        raise PermissionError(f"{path} may not be read by you: chmod +r {path}") from None
-    if start == LFS_POINTER:
-        raise UserError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
-    return path
 
 
 def damaged(path, error):

@@ -1,14 +1,18 @@
 """Write an encoder as a graph file (graph.py lists the formats)."""
 
+import contextlib
 import copy
+import io
+import logging
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
 
 from pocketbert.errors import UserError
 from pocketbert.models.encoder import Attention
-from pocketbert.quantization.graph import INPUTS, graph_files, require, silenced
+from pocketbert.quantization.graph import INPUTS, graph_files, require
 from pocketbert.quantization.onnx import fuse_onnx, quantize_onnx
 from pocketbert.quantization.openvino import to_openvino
 
@@ -47,6 +51,19 @@ def export_graph(model, format_name, folder, samples=()):
             to_openvino(plain, target)
         else:
             to_openvino(plain, target, samples)
+
+
+@contextlib.contextmanager
+def silenced():
+    """Suppress what the export tools print: deprecations, traced constants, progress bars, advice."""
+    before = logging.root.manager.disable
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
+            yield
+    finally:
+        logging.disable(before)
 
 
 def check_exportable(model, format_name):

@@ -18,25 +18,21 @@ call. That needs no sample texts, but a whole batch shares the scale, so a text'
 texts of its batch. openvino-int8 fixes the scales once, from sample texts: no such dependence, but the samples must
 look like the texts to come. In both formats the head, the LayerNorms and the softmax stay fp32.
 
-    export_graph(model, "onnx", folder)                # export.py; model: an fp32 Encoder; folder: exists
-    graph = open_runtime(folder, "onnx", model.config)
-    logits = graph(input_ids, attention_mask)          # (B, num_labels), as model(input_ids, attention_mask)
+    export_graph(model, "onnx", folder)                   # export.py; model: fp32; folder: exists
+    graph = open_graph(folder, "onnx", model.config, threads=1)
+    logits = graph(input_ids, mask)                       # numpy arrays; runtime.py has the same for tensors
+
+No torch here, so that a graph runs where torch is not installed.
 """
 
-import contextlib
 import importlib
-import io
-import logging
-import platform
 import sys
-import warnings
+import threading
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from pocketbert.errors import UserError
-from pocketbert.hardware import hardware
-from pocketbert.models.masks import full_mask
 
 OPENVINO_FILES = ("openvino_model.xml", "openvino_model.bin")
 
@@ -55,22 +51,6 @@ def graph_files(format_name):
     if format_name not in GRAPH_FILES:
         raise UserError(f"{format_name!r} is not a runtime of this version (it knows {', '.join(GRAPH_FILES)})")
     return GRAPH_FILES[format_name]
-
-
-def graph_inputs(input_ids, attention_mask=None):
-    """{name of an input: int64 array (B, T)}; attention_mask None: nothing is padded."""
-    masked = zip(INPUTS, (input_ids, full_mask(input_ids, attention_mask)), strict=True)
-    return {name: tensor.long().cpu().numpy() for name, tensor in masked}
-
-
-def products_overflow():
-    """Does this processor add pairs of int8 products in 16 bits, where two large ones overflow? (x86 without VNNI)
-
-    Weights of 7 bits avoid that. The exported file keeps the choice, so export on the kind of processor that will run
-    the graph: the error of 7 bits is a little larger, that of overflows is much larger.
-    """
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return is_x86 and "vnni" not in hardware()["instructions"]
 
 
 def require(format_name, packages):
@@ -92,51 +72,27 @@ def last_line(error):
     return lines[-1][:200] if lines else type(error).__name__
 
 
-@contextlib.contextmanager
-def silenced():
-    """Suppress what the export tools print: deprecations, traced constants, progress bars, advice."""
-    before = logging.root.manager.disable
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            logging.disable(logging.WARNING)
-            yield
-    finally:
-        logging.disable(before)
+class Graph:
+    """A graph that is called with numpy arrays: (input_ids, mask), both (B, T), -> logits (B, num_labels) float32.
 
-
-class Runtime:
-    """A graph that is called like an Encoder: (input_ids, attention_mask) -> logits.
-
-    run: a function from {name of an input: array (B, T)} to an array (B, num_labels)
+    run: a function from {name of an input: array (B, T) int64} to logits; several threads may call it at once
     """
-
-    device = torch.device("cpu")
 
     def __init__(self, config, run):
         self.config = config
         self.run = run
 
-    def eval(self):
-        return self
-
-    def to(self, device):
-        if torch.device(device).type != "cpu":
-            raise UserError(f"--device {device}: exported graphs run on the CPU only")
-        return self
-
-    def __call__(self, input_ids, attention_mask=None):
-        """Token ids (B, T) -> logits (B, num_labels); attention_mask as in Encoder.forward."""
+    def __call__(self, input_ids, mask):
         if input_ids.shape[1] > self.config.max_length:
             raise UserError(f"{input_ids.shape[1]} tokens are more than the {self.config.max_length} that this "
                             f"model has positions for: set --max-length {self.config.max_length}")
-        return torch.from_numpy(self.run(graph_inputs(input_ids, attention_mask)))
+        return self.run(dict(zip(INPUTS, (input_ids, mask.astype(np.int64)), strict=True)))
 
 
-def open_runtime(folder, format_name, config):
-    """Open the graph of a model folder. It will use as many threads as torch has at this moment.
+def open_graph(folder, format_name, config, threads):
+    """The Graph in a folder. threads: how many the runtime may use for one call
 
-    config: the Encoder's; label_names and max_length are read
+    config: the model's; label_names and max_length are read
     """
     files = graph_files(format_name)
     for name in files:
@@ -145,17 +101,47 @@ def open_runtime(folder, format_name, config):
                                     f"python quantize.py export --format {format_name}")
     package = "openvino" if files == OPENVINO_FILES else "onnxruntime"
     require(format_name, [package])
-    if package == "openvino":
-        from pocketbert.quantization.openvino import open_openvino as open_graph
-    else:
-        from pocketbert.quantization.onnx import open_onnx as open_graph
     path = Path(folder) / files[0]
     try:
-        inputs, num_labels, run = open_graph(path)
+        inputs, num_labels, run = open_openvino(path, threads) if package == "openvino" else open_onnx(path, threads)
     except Exception as error:  # the errors of the two runtimes have no narrower class in common
         raise UserError(f"{' or '.join(str(Path(folder) / name) for name in files)} is damaged, or newer than the "
                         f"installed {package} ({last_line(error)})") from None
     if set(inputs) != set(INPUTS) or num_labels != len(config.label_names):
         raise UserError(f"{path} makes {num_labels} logits of {', '.join(inputs)}; config.json asks for "
                         f"{len(config.label_names)} of {', '.join(INPUTS)}: the two files do not belong together")
-    return Runtime(config, run)
+    return Graph(config, run)
+
+
+def open_onnx(path, threads):
+    """ONNX Runtime -> (names of the inputs, number of logits, run)"""
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads would spin for a while after each call, on the cores that the next model needs: on two busy cores
+    # both models were faster without.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    inputs = [node.name for node in session.get_inputs()]
+    num_labels = session.get_outputs()[0].shape[-1]
+    return inputs, num_labels, lambda arrays: session.run(None, arrays)[0]
+
+
+def open_openvino(path, threads):
+    """OpenVINO -> (names of the inputs, number of logits, run)"""
+    import openvino
+    graph = openvino.Core().compile_model(path, "CPU", {
+        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32"})  # the default is bf16 where the processor has it: other logits
+    inputs = [port.any_name for port in graph.inputs]
+    num_labels = graph.output(0).partial_shape[-1].get_length()
+    own = threading.local()  # a request holds the tensors of one call, so each thread has its own
+
+    def run(arrays):
+        if not hasattr(own, "request"):
+            own.request = graph.create_infer_request()
+        return own.request.infer(arrays)[0].copy()  # the next call writes into the same memory
+
+    return inputs, num_labels, run

@@ -1,8 +1,6 @@
-"""ONNX Runtime: dynamic int8, fusion, running."""
+"""ONNX graphs: dynamic int8, fusion."""
 
-import torch
-
-from pocketbert.quantization.graph import products_overflow
+from pocketbert.hardware import products_overflow
 
 
 def quantize_onnx(plain, target):
@@ -36,19 +34,3 @@ def fuse_onnx(plain, target):
     graph = optimize_model(str(plain), model_type="bert", num_heads=0, hidden_size=0, opt_level=0,
                            optimization_options=fusions)
     graph.save_model_to_file(str(target))
-
-
-def open_onnx(path):
-    """-> (names of the inputs, number of logits, run)"""
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    # Idle threads would spin for a while after each call, on the cores that the next model needs: on two busy cores
-    # both models were faster without.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = [node.name for node in session.get_inputs()]
-    num_labels = session.get_outputs()[0].shape[-1]
-    return inputs, num_labels, lambda arrays: session.run(None, arrays)[0]

@@ -1,8 +1,15 @@
-"""OpenVINO: conversion, static int8, running."""
+"""OpenVINO: conversion, static int8."""
 
-import torch
+from pocketbert.hardware import products_overflow
+from pocketbert.models.masks import full_mask
+from pocketbert.quantization.graph import INPUTS
 
-from pocketbert.quantization.graph import graph_inputs, products_overflow
+
+def as_inputs(sample):
+    """(input_ids, attention_mask) -> {name of an input: int64 array (B, T)}"""
+    input_ids, attention_mask = sample
+    masked = zip(INPUTS, (input_ids, full_mask(input_ids, attention_mask)), strict=True)
+    return {name: tensor.long().numpy() for name, tensor in masked}
 
 
 def to_openvino(plain, target, samples=None):
@@ -17,20 +24,9 @@ def to_openvino(plain, target, samples=None):
     graph = openvino.Core().read_model(plain)
     if samples:
         import nncf
-        dataset = nncf.Dataset(samples, lambda sample: graph_inputs(*sample))
+        dataset = nncf.Dataset(samples, as_inputs)
         fix = nncf.OverflowFix.ENABLE if products_overflow() else nncf.OverflowFix.DISABLE
         graph = nncf.quantize(graph, dataset, subset_size=len(samples), model_type=nncf.ModelType.TRANSFORMER,
                               ignored_scope=nncf.IgnoredScope(patterns=["/head/.*"]),
                               advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix))
     openvino.save_model(graph, target, compress_to_fp16=False)
-
-
-def open_openvino(path):
-    """-> (names of the inputs, number of logits, run)"""
-    import openvino
-    graph = openvino.Core().compile_model(path, "CPU", {
-        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32"})  # the default is bf16 where the processor has it: other logits
-    inputs = [port.any_name for port in graph.inputs]
-    num_labels = graph.output(0).partial_shape[-1].get_length()
-    return inputs, num_labels, lambda arrays: graph(arrays)[0]

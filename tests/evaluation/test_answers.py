@@ -5,9 +5,9 @@ import os
 
 import pytest
 
+from pocketbert.data.encoding import LONG_TEXT, encode, start_of
 from pocketbert.data.tables import read_texts
 from pocketbert.evaluation.answers import CHUNK_CHARACTERS, in_chunks
-from pocketbert.evaluation.encoding import LONG_TEXT, encode, start_of
 from pocketbert.evaluation.stream import StreamLines
 
 

@@ -9,9 +9,11 @@ from functools import cache
 import pytest
 import torch
 
+from pocketbert.hardware import products_overflow
 from pocketbert.models.encoder import Attention
 from pocketbert.quantization.export import export_graph
-from pocketbert.quantization.graph import GRAPH_FILES, graph_files, open_runtime, products_overflow
+from pocketbert.quantization.graph import GRAPH_FILES, graph_files
+from pocketbert.quantization.runtime import open_runtime
 from small_models import random_model
 
 FP32 = ["onnx", "onnx-optimized", "openvino"]
@@ -137,7 +139,7 @@ def test_openvino_int8_leaves_the_head_in_fp32(exported):
 @pytest.mark.parametrize("format_name", ["onnx-int8", "openvino-int8"])
 def test_weights_have_seven_bits_where_the_processor_adds_in_sixteen(format_name, instructions, largest, tmp_path,
                                                                      monkeypatch):
-    monkeypatch.setattr("pocketbert.quantization.graph.hardware", lambda: {"instructions": instructions})
+    monkeypatch.setattr("pocketbert.hardware.hardware", lambda: {"instructions": instructions})
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     export_graph(random_model(layers=1), format_name, tmp_path, [batch([5, 3])])
     if format_name == "onnx-int8":
@@ -152,7 +154,7 @@ def test_weights_have_seven_bits_where_the_processor_adds_in_sixteen(format_name
 
 
 def test_arm_processors_do_not_overflow(monkeypatch):
-    monkeypatch.setattr("pocketbert.quantization.graph.hardware", lambda: {"instructions": []})
+    monkeypatch.setattr("pocketbert.hardware.hardware", lambda: {"instructions": []})
     for machine, expected in (("x86_64", True), ("AMD64", True), ("aarch64", False), ("arm64", False)):
         monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
         assert products_overflow() is expected
