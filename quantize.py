@@ -32,7 +32,6 @@ from pocketbert.evaluation.metrics import scores
 from pocketbert.evaluation.timing import time_ratio
 from pocketbert.hardware import hardware_line
 from pocketbert.models.device import autocast, pick_device, seed_everything
-from pocketbert.models.encoder import Encoder
 from pocketbert.models.folder import parent_of
 from pocketbert.models.size import file_bytes
 from pocketbert.models.sparse import to_dense
@@ -404,7 +403,8 @@ def main_cluster(argv):
 
 def parse_args_export(argv):
     parser = cli.parser_for(inspect.getdoc(main_export), prog="quantize.py export")
-    parser.add_argument("--model", required=True, help="the fp32 model folder to export: an encoder")
+    parser.add_argument("--model", required=True, help="the fp32 model folder to export: an encoder, cnn, bag, "
+                        "gru or lstm")
     parser.add_argument("--out", required=True, help="the model folder to write")
     parser.add_argument("--format", choices=GRAPH_FILES, required=True,
                         help="onnx: the graph; onnx-optimized: fused beforehand; onnx-int8: dynamic int8; openvino; "
@@ -420,7 +420,7 @@ def parse_args_export(argv):
 
 
 def main_export(argv):
-    """Write an encoder as a graph for ONNX Runtime or OpenVINO, which run it without Python between two operators.
+    """Write a model as a graph for ONNX Runtime or OpenVINO, which run it without Python between two operators.
 
     The folder is a model folder like any other: evaluate.py measures it, `evaluate.py predict` answers with it.
     Needs the packages of requirements-deploy.txt.
@@ -432,12 +432,10 @@ def main_export(argv):
     check_cpu(args.device)
     seed_everything(args.seed)
 
-    # 1. The fp32 encoder, and texts to look at
+    # 1. The fp32 model, and texts to look at
     model, tokenizer = open_float(args.model)
     model = to_dense(model)
     pad_id = tokenizer.pad_id
-    if not isinstance(model, Encoder):
-        raise UserError(f"export is for encoders; {args.model} is a {model.config.kind}, which is fast as it is")
     data = None
     ids = random_ids(model.config)
     samples = []

@@ -1,4 +1,4 @@
-"""Write an encoder as a graph file (graph.py lists the formats)."""
+"""Write a model as a graph file (graph.py lists the formats)."""
 
 import contextlib
 import copy
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pocketbert.errors import UserError
-from pocketbert.models.encoder import Attention
+from pocketbert.models.encoder import Attention, Encoder
 from pocketbert.quantization.graph import INPUTS, graph_files, require
 from pocketbert.quantization.onnx import fuse_onnx, quantize_onnx
 from pocketbert.quantization.openvino import to_openvino
@@ -27,7 +27,7 @@ EXPORTERS = {  # format -> the packages that write it
 
 
 def export_graph(model, format_name, folder, samples=()):
-    """Write the graph files of an fp32 Encoder into an existing folder.
+    """Write the graph files of an fp32 model into an existing folder: an encoder, cnn, bag, gru or lstm.
 
     samples: [(input_ids, attention_mask), ...] of a few hundred texts, for openvino-int8 alone (with 32 texts the
     noise in the logits of a small model was twice that with 240)
@@ -67,7 +67,16 @@ def silenced():
 
 
 def check_exportable(model, format_name):
-    """An error if the model is not fp32 or does not fit into an ONNX file."""
+    """An error if the model has no graph, is not fp32, or does not fit into an ONNX file."""
+    kind = getattr(model.config, "kind", "encoder")
+    if kind in ("xlstm", "rwkv"):
+        raise UserError(f"{kind} cannot be exported: its loop over the tokens has a length of its own for each text, "
+                        "which a graph does not have; encoders, cnn, bag, gru and lstm can")
+    if kind == "bag" and model.config.ngrams > 1 and format_name.startswith("openvino"):
+        raise UserError(f"{format_name} cannot run a bag of n-grams: a text shorter than the n-grams has no answer "
+                        "there; take onnx or onnx-int8")
+    if format_name == "onnx-optimized" and kind != "encoder":
+        raise UserError(f"onnx-optimized fuses the attention of encoders; {kind} has none: take onnx or onnx-int8")
     tensors = model.state_dict().values()
     if any(tensor.dtype != torch.float32 for tensor in tensors):
         raise UserError(f"{format_name} needs an fp32 model; start from its fp32 parent")
@@ -103,8 +112,9 @@ def trace(model, target):
     onnxscript and takes a tenth of the time. Opset 17 is the first with LayerNormalization.
     """
     model = copy.deepcopy(model).cpu()
-    for layer in model.layers:
-        layer.attention = PlainAttention(layer.attention)
+    if isinstance(model, Encoder):
+        for layer in model.layers:
+            layer.attention = PlainAttention(layer.attention)
     model.eval()
     example = torch.zeros(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.int64)  # B and T stay variable, below
     axes = {0: "batch", 1: "tokens"}

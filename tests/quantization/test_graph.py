@@ -9,8 +9,10 @@ from functools import cache
 import pytest
 import torch
 
+from pocketbert.errors import UserError
 from pocketbert.hardware import products_overflow
 from pocketbert.models.encoder import Attention
+from pocketbert.models.recipes import build_recurrent
 from pocketbert.quantization.export import export_graph
 from pocketbert.quantization.graph import GRAPH_FILES, graph_files
 from pocketbert.quantization.runtime import open_runtime
@@ -276,3 +278,41 @@ def test_exporting_and_opening_print_nothing_and_leave_the_model_as_it_was(forma
     open_runtime(tmp_path, format_name, model.config)(*batch([5, 3]))
     assert capfd.readouterr() == ("", "") and not caplog.records and not list(recwarn)
     assert torch.equal(model(*batch([5, 3])), before) and type(model.layers[0].attention) is Attention
+
+
+# ---- students ----------------------------------------------------------------------------------------------
+
+STUDENTS = ["cnn:hidden=16,embedding=8", "bag:hidden=8,embedding=8", "bag:ngrams=3,buckets=64,hidden=8,embedding=8",
+            "gru:hidden=8,embedding=8,layers=2", "lstm:hidden=8,embedding=8"]
+
+
+@pytest.mark.parametrize("format_name, tolerance", [("onnx", 1e-4), ("onnx-int8", 0.02), ("openvino", 1e-4)])
+@pytest.mark.parametrize("recipe", STUDENTS)
+def test_graph_of_a_student_gives_its_logits_at_any_batch_and_length(recipe, format_name, tolerance, tmp_path):
+    torch.manual_seed(0)
+    model = build_recurrent(recipe, 60, 0, ["bad", "so-so", "good"])
+    if "ngrams" in recipe and format_name == "openvino":
+        with pytest.raises(UserError, match="take onnx or onnx-int8"):
+            export_graph(model, format_name, tmp_path)
+        return
+    export_graph(model, format_name, tmp_path)
+    graph = open_runtime(tmp_path, format_name, model.config)
+    for lengths in ([9, 7, 4, 2], [1], [2, 1], [model.config.max_length, 3]):
+        with torch.inference_mode():
+            torch.testing.assert_close(graph(*batch(lengths)), model(*batch(lengths)), atol=tolerance, rtol=0)
+
+
+def test_int8_graph_of_a_student_holds_its_words_and_matrices_once_in_a_byte_each(tmp_path):
+    model = build_recurrent("cnn:hidden=64,embedding=64", 4000, 0, ["bad", "good"])
+    export_graph(model, "onnx-int8", tmp_path)
+    weights = sum(tensor.numel() for tensor in model.state_dict().values())
+    assert weights < (tmp_path / "model.onnx").stat().st_size < weights + 40_000
+
+
+@pytest.mark.parametrize("recipe, format_name, message", [
+    ("xlstm:hidden=8,heads=2", "onnx", "xlstm cannot be exported"), ("rwkv:hidden=8", "openvino", "rwkv cannot be"),
+    ("cnn:hidden=8", "onnx-optimized", "fuses the attention of encoders")])
+def test_a_student_without_a_graph_of_that_format_is_refused(recipe, format_name, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        export_graph(build_recurrent(recipe, 60, 0, ["bad", "good"]), format_name, tmp_path)
+    assert not list(tmp_path.iterdir())
