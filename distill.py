@@ -73,7 +73,15 @@ from pocketbert.models.sparse import to_dense
 from pocketbert.models.stored import word_vectors
 from pocketbert.provenance import provenance
 from pocketbert.training.log import TrainingLog
-from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
+from pocketbert.training.optim import (
+    OPTIMIZERS,
+    check_optimizer,
+    freeze_layers,
+    parameter_groups,
+    set_dropout,
+    steps_per_epoch,
+    warmup_then_decay,
+)
 from pocketbert.training.tracking import start_tracking
 from pocketbert.training.unfinished import Unfinished, digest_of
 
@@ -277,6 +285,7 @@ def main(argv=None, after_epoch=None):
     for folder in folders.values():
         check_out(folder, sources=[*args.teacher, args.student, args.words])
     device = pick_device(args.device)
+    check_optimizer(args.optimizer, device)
     seed_everything(args.seed)
 
     # 1. The teachers, the data, and a first student: what cannot be is refused before the teachers are asked
@@ -355,7 +364,7 @@ def main(argv=None, after_epoch=None):
 
         trained = nn.ModuleList([student]) if inner_losses is None else nn.ModuleList([student, inner_losses])
         num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
-        optimizer = torch.optim.AdamW(parameter_groups(trained, args.weight_decay), lr=args.lr, fused=True)
+        optimizer = OPTIMIZERS[args.optimizer](parameter_groups(trained, args.weight_decay), lr=args.lr)
         scheduler = warmup_then_decay(optimizer, epochs * num_steps, args.warmup)
         tracker = start_tracking(args.wandb, folders[role], vars(args) | {"seed": seed, "role": role})
         is_first_student = i == 0 and role == "student"

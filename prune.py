@@ -66,14 +66,22 @@ from pocketbert.pruning.summary import count_units, describe, print_summary, rep
 from pocketbert.pruning.vocabulary import shrink_vocabulary
 from pocketbert.pruning.weights import ONE_SHOT, PARTS, apply_masks, one_shot_masks, prunable, sparsity_of, store_sparse
 from pocketbert.training.log import TrainingLog
-from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
+from pocketbert.training.optim import (
+    OPTIMIZERS,
+    check_optimizer,
+    freeze_layers,
+    parameter_groups,
+    set_dropout,
+    steps_per_epoch,
+    warmup_then_decay,
+)
 from pocketbert.training.tracking import start_tracking
 from pocketbert.training.unfinished import Unfinished
 
 BUDGETS = ["flops", "latency", "size_mb"]  # flags that bound what the model costs
 NEURONS_ROUND_TO = 16  # under a budget, the neurons of a layer are a multiple of the width of the processor's vectors
-NEEDS_EPOCHS = ["lr", "weight_decay", "warmup", "accumulate", "max_grad_norm", "dropout", "freeze", "patience",
-                "minutes", "bf16", "checkpoint_steps", "wandb", "teacher"]  # flags that do nothing without --epochs
+NEEDS_EPOCHS = ["lr", "optimizer", "weight_decay", "warmup", "accumulate", "max_grad_norm", "dropout", "freeze",
+                 "patience", "minutes", "bf16", "checkpoint_steps", "wandb", "teacher"]  # do nothing without --epochs
 
 
 # ---- heads and neurons -------------------------------------------------------------------------------------
@@ -190,6 +198,7 @@ def main(argv=None, after_epoch=None):
     args = parse_args(argv)
     check_out(args.out, [args.model])
     device = pick_device(args.device)
+    check_optimizer(args.optimizer, device)
     seed_everything(args.seed)
     budgets = [flag for flag in BUDGETS if vars(args)[flag] is not None]  # one or none
     prunes_units = budgets or args.heads is not None or args.ffn is not None
@@ -286,7 +295,7 @@ def main(argv=None, after_epoch=None):
             print(f"--minutes {args.minutes:g} are over: no recovery after step {step}")
             continue
         log.start_over(model, validate(model))
-        optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
+        optimizer = OPTIMIZERS[args.optimizer](parameter_groups(model, args.weight_decay), lr=args.lr)
         scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
         log.resume(unfinished, model, optimizer, scheduler, part=f"step {step}", notes=report)
         for epoch in log.epochs():
@@ -420,6 +429,7 @@ def main_weights(argv, after_epoch=None):
     args = parse_args_weights(argv[1:])
     check_out(args.out, [args.model])
     device = pick_device(args.device)
+    check_optimizer(args.optimizer, device)
     seed_everything(args.seed)
 
     # 1. The model and the data
@@ -460,7 +470,7 @@ def main_weights(argv, after_epoch=None):
     log = TrainingLog(args.epochs, args.patience, args.minutes, tracker, after_epoch)
     if args.epochs:
         log.start_over(model, validate(model) if sparsifier.at_target() else None)
-        optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
+        optimizer = OPTIMIZERS[args.optimizer](parameter_groups(model, args.weight_decay), lr=args.lr)
         scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
         log.resume(unfinished, model, optimizer, scheduler, sparsifier)
     for epoch in log.epochs():

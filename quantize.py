@@ -54,7 +54,15 @@ from pocketbert.quantization.runtime import open_runtime
 from pocketbert.quantization.sensitivity import divergence, keep_sensitive, sensitivity
 from pocketbert.quantization.sizes import bytes_table, fp32_bytes
 from pocketbert.training.log import TrainingLog
-from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
+from pocketbert.training.optim import (
+    OPTIMIZERS,
+    check_optimizer,
+    freeze_layers,
+    parameter_groups,
+    set_dropout,
+    steps_per_epoch,
+    warmup_then_decay,
+)
 from pocketbert.training.tracking import start_tracking
 from pocketbert.training.unfinished import Unfinished
 
@@ -326,6 +334,7 @@ def main_cluster(argv):
     args = parse_args_cluster(argv[1:])
     check_out(args.out, sources=[args.model])
     device = pick_device(args.device)
+    check_optimizer(args.optimizer, device)
     seed_everything(args.seed)
 
     # 1. The fp32 model and the data
@@ -352,7 +361,7 @@ def main_cluster(argv):
 
     # 4. Train the code books
     num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
-    optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
+    optimizer = OPTIMIZERS[args.optimizer](parameter_groups(model, args.weight_decay), lr=args.lr)
     scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
     unfinished = Unfinished(args.out, vars(args), data, model, tokenizer)
     tracker = start_tracking(args.wandb, args.out, vars(args))

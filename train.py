@@ -28,7 +28,15 @@ from pocketbert.models.encoder import Encoder
 from pocketbert.models.folder import parent_of
 from pocketbert.provenance import provenance
 from pocketbert.training.log import TrainingLog
-from pocketbert.training.optim import freeze_layers, parameter_groups, set_dropout, steps_per_epoch, warmup_then_decay
+from pocketbert.training.optim import (
+    OPTIMIZERS,
+    check_optimizer,
+    freeze_layers,
+    parameter_groups,
+    set_dropout,
+    steps_per_epoch,
+    warmup_then_decay,
+)
 from pocketbert.training.tracking import start_tracking
 from pocketbert.training.unfinished import Unfinished
 
@@ -66,6 +74,7 @@ def main(argv=None, after_epoch=None):
     args = parse_args(argv)
     check_out(args.out, sources=[args.model, args.words, args.tokenizer])
     device = pick_device(args.device)
+    check_optimizer(args.optimizer, device)
     seed_everything(args.seed)
 
     # The data and the model
@@ -82,7 +91,7 @@ def main(argv=None, after_epoch=None):
     # The loop
     weights = class_weights(data.train.labels, len(data.label_names), args.balance).to(device)
     num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
-    optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
+    optimizer = OPTIMIZERS[args.optimizer](parameter_groups(model, args.weight_decay), lr=args.lr)
     scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
     unfinished = Unfinished(args.out, vars(args), data, model, tokenizer)
     tracker = start_tracking(args.wandb, args.out, vars(args))

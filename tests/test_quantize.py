@@ -298,7 +298,7 @@ def last_epoch_is_best(monkeypatch):
 @pytest.mark.parametrize("max_norm", [0.05, 0])
 def test_training_is_the_loop_by_hand(max_norm, teacher, tmp_path, last_epoch_is_best, monkeypatch):
     """Accumulated batches, clipping and the schedule, step by step, with plain SGD, whose steps show the gradient."""
-    monkeypatch.setattr("torch.optim.AdamW", lambda groups, lr, fused: torch.optim.SGD(
+    monkeypatch.setitem(quantize.OPTIMIZERS, "adamw", lambda groups, lr: torch.optim.SGD(
         [{"params": group["params"]} for group in groups], lr=lr))
     small, _ = cluster(*teacher, tmp_path / "out", "--epochs", "2", "--batch-size", "8", "--accumulate", "2",
                        "--lr", "0.01", "--max-grad-norm", str(max_norm), "--warmup", "0.5", "--dropout", "0")

@@ -140,7 +140,7 @@ def test_no_two_seeds_share_the_order_of_an_epoch(mine, tmp_path, monkeypatch):
 @pytest.fixture
 def sgd(monkeypatch):
     """Plain SGD in AdamW's place: the step is lr * gradient, so its size and its direction can be seen."""
-    monkeypatch.setattr("torch.optim.AdamW", lambda groups, lr, fused: torch.optim.SGD(
+    monkeypatch.setitem(train.OPTIMIZERS, "adamw", lambda groups, lr: torch.optim.SGD(
         [group | {"weight_decay": 0.0} for group in groups], lr=lr))
 
 

@@ -1,16 +1,31 @@
 """What AdamW needs to fine-tune: parameter groups, a schedule, dropout and frozen layers.
 
-The optimizer and the scheduler are torch's own objects, made in the scripts:
+The optimizer and the scheduler are objects with torch's interface, made in the scripts:
 
-    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=0.01), lr=1e-4, fused=True)
+    optimizer = OPTIMIZERS["adamw"](parameter_groups(model, weight_decay=0.01), lr=1e-4)
     scheduler = warmup_then_decay(optimizer, num_steps=1000, warmup=0.1)
 """
 
 import math
+from functools import partial
 
 import torch
 
 from pocketbert.errors import UserError
+from pocketbert.training.adamw8bit import AdamW8bit, PagedAdamW8bit
+
+OPTIMIZERS = {  # --optimizer
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "adamw8bit": AdamW8bit,
+    "paged-adamw8bit": PagedAdamW8bit,
+}
+
+
+def check_optimizer(name, device):
+    """A UserError if there is nothing to page."""
+    if name == "paged-adamw8bit" and device.type != "cuda":
+        raise UserError(f"--optimizer {name} moves states between a GPU and the computer's memory; on {device.type} "
+                        "they stay in one memory: take --optimizer adamw8bit")
 
 
 def parameter_groups(model, weight_decay):
