@@ -41,7 +41,7 @@ def code_book(signed, device):
 
 
 def adamw(weights, gradient, m, v, step, lr, betas, eps, weight_decay):
-    """One step of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) in place. weights, gradient, m, v: (n,) float32"""
+    """One step of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), in place. All tensors: (n,) float32"""
     beta1, beta2 = betas
     m.mul_(beta1).add_(gradient, alpha=1 - beta1)
     v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
