@@ -129,7 +129,7 @@ def run_script(main):
     try:
         main()
     except KeyboardInterrupt as stop:
-        print(f"\ninterrupted: {stop or 'a model folder is written when a script has finished'}", file=sys.stderr)
+        print(f"\ninterrupted: {str(stop) or 'a model folder is written when a script has finished'}", file=sys.stderr)
         sys.exit(130)
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:
