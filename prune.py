@@ -81,7 +81,7 @@ from pocketbert.training.unfinished import Unfinished
 BUDGETS = ["flops", "latency", "size_mb"]  # flags that bound what the model costs
 NEURONS_ROUND_TO = 16  # under a budget, the neurons of a layer are a multiple of the width of the processor's vectors
 NEEDS_EPOCHS = ["lr", "optimizer", "weight_decay", "warmup", "accumulate", "max_grad_norm", "dropout", "freeze",
-                 "patience", "minutes", "bf16", "checkpoint_steps", "wandb", "teacher"]  # do nothing without --epochs
+                "patience", "minutes", "bf16", "checkpoint_steps", "wandb", "teacher"]  # idle without --epochs
 
 
 # ---- heads and neurons -------------------------------------------------------------------------------------

@@ -171,3 +171,14 @@ def test_loss_that_explodes_is_one_line_and_leaves_no_folder(mine, tmp_path):
     with pytest.raises(TrainingDiverged, match="lower --lr"):
         train.main(train_argv(mine, tmp_path / "out", lr=1e30))
     assert not (tmp_path / "out").exists()
+
+
+def test_states_of_eight_bits_train_as_well(mine, tmp_path):
+    flags = {"model": "scratch:layers=1,hidden=64", "epochs": 6, "lr": 3e-3}
+    run = train.main(train_argv(mine, tmp_path / "out", optimizer="adamw8bit", **flags))
+    assert run["validation"]["macro_f1"] > 0.9
+
+
+def test_paged_states_without_a_gpu_are_refused_before_the_data_is_read(tmp_path):
+    with pytest.raises(UserError, match="take --optimizer adamw8bit"):
+        train.main(train_argv(tmp_path / "missing.csv", tmp_path / "out", optimizer="paged-adamw8bit", device="cpu"))

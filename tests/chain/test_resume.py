@@ -23,8 +23,7 @@ ROOT = Path(__file__).parents[2]
 TRAINING = ["--epochs", "2", "--lr", "1e-2", "--batch-size", "16", "--accumulate", "2", "--dropout", "0.2"]
 COMMANDS = {  # name: (script, flags). An epoch has 6 batches and 3 steps.
     "train": (train, ["--model", "scratch:layers=1,hidden=16,heads=2,vocab=200", *TRAINING]),
-    "8-bit": (train, ["--model", "scratch:layers=1,hidden=64,heads=2,vocab=200", "--optimizer", "adamw8bit",
-                      *TRAINING]),
+    "adamw8bit": (train, ["--model", "scratch:layers=1,hidden=64", "--optimizer", "adamw8bit", *TRAINING]),
     "prune": (prune, ["--model", "{teacher}", "--heads", "0.5", "--ffn", "0.5", "--steps", "2", "--refit", *TRAINING]),
     "layers": (prune, ["--model", "{teacher}", "--layers", "1", "--teacher", "self", *TRAINING]),
     "gradual": (prune, ["weights", "--model", "{teacher}", "--sparsity", "0.5", "--method", "gradual", *TRAINING]),
