@@ -21,7 +21,16 @@ import torch.nn.functional as F
 
 from data_utils import batches, grouped, open_data
 from model_utils import check_out, open_model, predict, save_model, text_length
-from pocketbert.cli import add_common_flags, add_training_flags, data_flags, parser_for, run_script, unit_interval
+from pocketbert.cli import (
+    add_common_flags,
+    add_training_flags,
+    data_flags,
+    nonnegative_float,
+    number_between,
+    parser_for,
+    run_script,
+    unit_interval,
+)
 from pocketbert.evaluation.metrics import scores
 from pocketbert.models.device import autocast, pick_device, seed_everything
 from pocketbert.models.encoder import Encoder
@@ -50,6 +59,22 @@ def class_weights(labels, num_labels, power):
     return (counts.mean() / counts) ** power
 
 
+def focal_loss(logits, labels, weights=None, gamma=2.0):
+    """Focal loss (Lin et al. 2017, arXiv:1708.02002, equation 5): texts that are easy already count less.
+
+        loss = sum_i w_i (1 - p_i)^gamma (-log p_i) / sum_i w_i
+        p_i = softmax(logits_i)[label_i],    w_i = weights[label_i]
+
+    logits: (batch, num_labels)    labels: (batch,) int64    weights: (num_labels,), None: all 1
+    gamma 0 is the weighted cross-entropy; 2 is the paper's.
+    """
+    if gamma == 0:
+        return F.cross_entropy(logits, labels, weights)
+    log_p = F.log_softmax(logits, dim=-1).gather(1, labels[:, None])[:, 0]
+    w = torch.ones_like(log_p) if weights is None else weights[labels]
+    return (w * (1 - log_p.exp()) ** gamma * -log_p).sum() / w.sum()
+
+
 def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("--model", required=True,
@@ -64,6 +89,10 @@ def parse_args(argv=None):
                         help="how tweets are cleaned (default: as the model was pretrained)")
     parser.add_argument("--balance", type=unit_interval, default=0.0,
                         help="0: every text counts alike; 1: every class; 0.5: between, for rare classes")
+    parser.add_argument("--focal-gamma", type=nonnegative_float, default=0.0,
+                        help="focal loss: texts that are easy already count (1 - p)^gamma; 2 is usual, 0: off")
+    parser.add_argument("--layer-decay", type=number_between(0.1, 1), default=1.0,
+                        help="each layer learns at so many times the rate of the one above it; 1: off")
     add_training_flags(parser, epochs=3, lr=5e-5)
     add_common_flags(parser)
     return parser.parse_args(argv)
@@ -91,7 +120,8 @@ def main(argv=None, after_epoch=None):
     # The loop
     weights = class_weights(data.train.labels, len(data.label_names), args.balance).to(device)
     num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
-    optimizer = OPTIMIZERS[args.optimizer](parameter_groups(model, args.weight_decay), lr=args.lr)
+    groups = parameter_groups(model, args.weight_decay, args.lr, args.layer_decay)
+    optimizer = OPTIMIZERS[args.optimizer](groups, lr=args.lr)
     scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
     unfinished = Unfinished(args.out, vars(args), data, model, tokenizer)
     tracker = start_tracking(args.wandb, args.out, vars(args))
@@ -106,7 +136,7 @@ def main(argv=None, after_epoch=None):
                 batch = batch.to(device)
                 with autocast(device, args.bf16):
                     logits = model(batch.input_ids, batch.attention_mask)
-                    loss = F.cross_entropy(logits, batch.labels, weights)
+                    loss = focal_loss(logits, batch.labels, weights, args.focal_gamma)
                 (loss / len(group)).backward()
                 log.batch(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)

@@ -1,9 +1,11 @@
 """train.py: what a training writes, repeats and refuses."""
 
 import json
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import train
 from data_utils import load_dataset
@@ -117,6 +119,32 @@ def test_balanced_loss_is_the_weighted_cross_entropy(mine, tmp_path):
 
 def weights_after(folder):
     return torch.cat([tensor.flatten() for tensor in load_model(folder)[0].state_dict().values()])
+
+
+def test_focal_loss_is_the_formula_worked_out_with_plain_numbers():
+    logits, labels, weights = torch.tensor([[2.0, 0.0], [0.5, 1.0]]), torch.tensor([0, 0]), torch.tensor([3.0, 1.0])
+    p = [math.exp(2) / (math.exp(2) + 1), math.exp(0.5) / (math.exp(0.5) + math.exp(1))]
+    expected = sum((1 - x) ** 2 * -math.log(x) for x in p) / 2
+    assert train.focal_loss(logits, labels, weights, gamma=2).item() == pytest.approx(expected)
+    mixed = torch.tensor([0, 1])
+    expected = (3 * (1 - p[0]) * -math.log(p[0]) + p[1] * -math.log(1 - p[1])) / 4
+    assert train.focal_loss(logits, mixed, weights, gamma=1).item() == pytest.approx(expected)
+
+
+def test_focal_loss_with_gamma_0_is_the_cross_entropy_and_a_tiny_gamma_is_close_to_it():
+    torch.manual_seed(0)
+    logits, labels, weights = torch.randn(9, 3), torch.randint(3, (9,)), torch.rand(3)
+    expected = F.cross_entropy(logits, labels, weights)
+    assert train.focal_loss(logits, labels, weights, gamma=0).equal(expected)
+    torch.testing.assert_close(train.focal_loss(logits, labels, weights, gamma=1e-9), expected)
+
+
+@pytest.mark.parametrize("flag, value", [("focal-gamma", 2), ("layer-decay", 0.5)])
+def test_the_flag_changes_what_is_learned(flag, value, mine, tmp_path):
+    folders = [tmp_path / "without", tmp_path / "with"]
+    train.main(train_argv(mine, folders[0], epochs=1))
+    train.main(train_argv(mine, folders[1], epochs=1, **{flag: value}))
+    assert (folders[0] / "model.safetensors").read_bytes() != (folders[1] / "model.safetensors").read_bytes()
 
 
 def test_the_model_to_start_from_is_never_overwritten(mine, tmp_path):

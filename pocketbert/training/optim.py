@@ -28,14 +28,36 @@ def check_optimizer(name, device):
                         "they stay in one memory: take --optimizer adamw8bit")
 
 
-def parameter_groups(model, weight_decay):
+def parameter_groups(model, weight_decay, lr=None, layer_decay=1.0):
     """Two groups for the optimizer: matrices are decayed, biases and LayerNorms (all vectors) are not.
 
-    Frozen parameters are in neither, so the optimizer holds no state for them.
+    Frozen parameters are in neither, so the optimizer holds no state for them. With layer_decay below 1 each depth of
+    the model has two groups of its own, whose learning rate falls with the distance from the head (Howard and Ruder
+    2018, arXiv:1801.06146, section 3.2):
+
+        lr(head) = lr,    lr(layer i of L) = lr * layer_decay^(L - i),    lr(embeddings) = lr * layer_decay^(L + 1)
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if layer_decay == 1:
+        return two_groups(model.parameters(), weight_decay)
+    by_distance = {}
+    for name, parameter in model.named_parameters():
+        by_distance.setdefault(distance_from_head(name, len(model.layers)), []).append(parameter)
+    return [group | {"lr": lr * layer_decay ** distance} for distance, parameters in sorted(by_distance.items())
+            for group in two_groups(parameters, weight_decay) if group["params"]]
+
+
+def two_groups(parameters, weight_decay):
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     return [{"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0}]
+
+
+def distance_from_head(name, num_layers):
+    """0 for the head (and what stands beside the layers), 1 for the last layer, num_layers + 1 for the embeddings."""
+    part, _, rest = name.partition(".")
+    if part == "embeddings":
+        return num_layers + 1
+    return num_layers - int(rest.partition(".")[0]) if part == "layers" else 0
 
 
 def warmup_then_decay(optimizer, num_steps, warmup):

@@ -29,6 +29,31 @@ def test_schedule_without_warmup_starts_at_the_peak():
     assert rates(4, warmup=0.0) == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
 
 
+def test_each_layer_learns_at_a_share_of_the_rate_of_the_one_above_it():
+    model = random_model()
+    depth = len(model.layers)
+    rate_of = {id(p): group["lr"] for group in parameter_groups(model, 0.01, lr=1.0, layer_decay=0.5)
+               for p in group["params"]}
+    assert len(rate_of) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        number = name.split(".")[1]
+        distance = {"head": 0, "embeddings": depth + 1}.get(name.split(".")[0])
+        assert rate_of[id(parameter)] == 0.5 ** (depth - int(number) if distance is None else distance), name
+    decays = {group["weight_decay"] for group in parameter_groups(model, 0.01, 1.0, 0.5)
+              if group["params"][0].dim() == 1}
+    assert decays == {0.0}
+
+
+def test_frozen_layers_have_no_state_in_the_optimizer():
+    model = random_model()
+    freeze_layers(model, 1)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01))
+    model(torch.ones(2, 3, dtype=torch.int64)).sum().backward()
+    optimizer.step()
+    assert {id(p) for p in optimizer.state} <= {id(p) for p in model.parameters() if p.requires_grad}
+    assert not any(p in optimizer.state for p in model.layers[0].parameters())
+
+
 def test_only_matrices_are_decayed_and_frozen_parameters_are_in_no_group():
     model = random_model()
     freeze_layers(model, 1)
