@@ -33,7 +33,7 @@ from pocketbert.data.rows import STEMS, files_called
 from pocketbert.data.splits import Split
 from pocketbert.data.tables import read_texts
 from pocketbert.errors import UserError
-from pocketbert.evaluation.answers import CHUNK_BATCHES, Answerer, check_files, in_chunks, write_answers
+from pocketbert.evaluation.answers import Answerer, check_files, row_chunks, write_answers
 from pocketbert.evaluation.cascade import cascade_predict, choose_threshold
 from pocketbert.evaluation.cascade_report import (
     BULK_TEXTS,
@@ -297,7 +297,8 @@ def parse_predict_args(argv):
     parser.add_argument("--text", help="the column of the text in --input (default: guessed)")
     parser.add_argument("--out", help="the JSONL file to write (default: standard output)")
     parser.add_argument("--batch-size", type=positive_int, default=32, help="texts per forward pass")
-    parser.add_argument("--max-length", type=positive_int, default=128, help="tokens kept of a text")
+    parser.add_argument("--max-length", type=positive_int, help="tokens kept of a text (default: as many as the model "
+                        "was trained with, else 128)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
@@ -374,7 +375,7 @@ def main_predict(argv):
         rows = read_texts(None, args.text, lines=lines)
         more_is_ready = lines.ready
     answerer = Answerer(classifier)
-    chunks = in_chunks(rows, CHUNK_BATCHES * args.batch_size, more_is_ready)
+    chunks = row_chunks(rows, args.batch_size, more_is_ready)
     is_complete = write_answers(answerer, chunks, args.out)
     if is_complete and answerer.without_text:
         print(f"{answerer.without_text} of the rows: no text, so \"error\" in place of a label", file=sys.stderr)

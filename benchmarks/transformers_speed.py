@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_utils import batches, open_data, take
 from model_utils import load_model, save_model
 from pocketbert.cli import add_common_flags, parser_for, positive_int, run_script
-from pocketbert.evaluation.answers import CHUNK_BATCHES, Answerer, in_chunks
 from pocketbert.evaluation.tables import markdown_table
 from pocketbert.files import write_json, write_text
 from pocketbert.hardware import hardware_line
+from pocketbert.models.classifier import Classifier
 from pocketbert.models.device import autocast, seed_everything
 from pocketbert.models.folder import parent_of
 from pocketbert.models.masks import full_mask  # noqa: E402
@@ -67,13 +67,8 @@ def check_parity(folder, texts, max_length, batch_size):
 
 def our_scoring(folder, texts, max_length, batch_size):
     """A function that returns the label of each text."""
-    answerer = Answerer(*load_model(folder), batch_size, max_length)
-
-    def score():
-        rows = ((i, text, None) for i, text in enumerate(texts))
-        chunks = in_chunks(rows, CHUNK_BATCHES * batch_size)
-        return [answer["label"] for chunk in chunks for answer in answerer.answer(chunk)]
-    return score
+    classify = Classifier(folder, device="cpu", batch_size=batch_size, max_length=max_length)
+    return lambda: [answer["label"] for answer in classify(iter(texts))]
 
 
 def their_scoring(folder, texts, max_length, batch_size):

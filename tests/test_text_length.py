@@ -1,6 +1,7 @@
 """The length that a model was trained with is in its config.json and holds for every script that reads it (W1)."""
 
 import csv
+import json
 
 import pytest
 
@@ -9,6 +10,7 @@ import prune
 import quantize
 import train
 from model_utils import load_model, open_model, save_model, text_length
+from pocketbert import Classifier
 from pocketbert.files import read_json
 from small_models import RECURRENT, random_model, random_recurrent
 
@@ -66,6 +68,15 @@ def test_model_of_long_texts_reads_them_to_the_end_without_a_flag(folder):
     assert read_json(folder / "m" / "config.json")["text_length"] == 256
     assert macro_f1(folder) == 1.0
     assert macro_f1(folder, "--max-length", "128") < 0.5  # without their ends all texts are the same
+
+
+def test_predict_and_classifier_read_long_texts_to_the_end_without_a_flag(folder, capsys):
+    with open(folder / "long.csv", newline="") as file:
+        texts, labels = zip(*list(csv.reader(file))[1:], strict=True)
+    evaluate.main(["predict", "--model", str(folder / "m"), "--device", "cpu", *texts])
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["label"] for answer in answers] == list(labels)
+    assert [answer["label"] for answer in Classifier(str(folder / "m"), device="cpu")(texts)] == list(labels)
 
 
 @pytest.mark.parametrize("script, argv", [(quantize, ["--method", "int8-weights", "--force"]),

@@ -1,6 +1,6 @@
 """Label new texts: rows in, one JSON object a row out, as soon as a row is there and in bounded memory.
 
-    rows -> chunks (in_chunks) -> answers to each chunk (Answerer) -> lines of JSON, flushed after each chunk
+    rows -> chunks (row_chunks) -> answers to each chunk (Answerer) -> lines of JSON, flushed after each chunk
 
 A chunk ends when no more input is waiting, so a pipe that stays open (`tail -f x | ...`) gets each answer at once,
 while a file or a fast pipe is scored in chunks that are sorted by length.
@@ -12,30 +12,13 @@ import os
 import sys
 from pathlib import Path
 
+from pocketbert.data.chunks import CHUNK_BATCHES, in_chunks
 from pocketbert.errors import UserError
 
-CHUNK_BATCHES = 64          # batches whose texts are read, sorted by length and scored together, at most
-CHUNK_CHARACTERS = 1_000_000    # of the texts of a chunk; with one more text the chunk ends
 
-
-def in_chunks(rows, most_rows, more_is_ready=None):
-    """Lists of at most most_rows rows with at most CHUNK_CHARACTERS characters (or one row).
-
-    rows: (row, text, problem) as tables.read_texts yields them
-    more_is_ready: a function that tells whether another row can be read without waiting; None: it always can
-    """
-    chunk = []
-    characters = 0
-    for row in rows:
-        chunk.append(row)
-        characters += len(row[1] or "")
-        is_full = len(chunk) == most_rows or characters >= CHUNK_CHARACTERS
-        if is_full or more_is_ready is not None and not more_is_ready():
-            yield chunk
-            chunk = []
-            characters = 0
-    if chunk:
-        yield chunk
+def row_chunks(rows, batch_size, more_is_ready=None):
+    """Rows in chunks. rows: (row, text, problem) as tables.read_texts yields them    more_is_ready: see in_chunks"""
+    return in_chunks(rows, CHUNK_BATCHES * batch_size, lambda row: row[1] or "", more_is_ready)
 
 
 class Answerer:

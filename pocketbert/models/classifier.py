@@ -13,7 +13,6 @@ other folder needs torch. Several threads may call one Classifier. A copy for an
 again.
 """
 
-import itertools
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -21,12 +20,11 @@ from pkgutil import resolve_name
 
 import numpy as np
 
+from pocketbert.data.chunks import CHUNK_BATCHES, in_chunks
 from pocketbert.data.encoding import encode
 from pocketbert.data.padding import by_length, pad
 from pocketbert.errors import NOT_FINITE, TrainingDiverged
 from pocketbert.models.opening import load_graph, open_folder, open_tokenizer, read_config, text_length
-
-CHUNK_BATCHES = 64  # of an iterator, so many batches are read, sorted by length and scored together
 
 
 class Classifier:
@@ -64,8 +62,8 @@ class Classifier:
         return self.answers(list(texts))
 
     def stream(self, texts):
-        """An iterator over the answers. It reads CHUNK_BATCHES batches of texts at a time."""
-        while chunk := list(itertools.islice(texts, CHUNK_BATCHES * self.batch_size)):
+        """An iterator over the answers. The texts are read in chunks, see chunks.py."""
+        for chunk in in_chunks(texts, CHUNK_BATCHES * self.batch_size):
             yield from self.answers(chunk)
 
     def answers(self, texts):

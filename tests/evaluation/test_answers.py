@@ -5,9 +5,10 @@ import os
 
 import pytest
 
+from pocketbert.data.chunks import CHUNK_CHARACTERS
 from pocketbert.data.encoding import LONG_TEXT, encode, start_of
 from pocketbert.data.tables import read_texts
-from pocketbert.evaluation.answers import CHUNK_CHARACTERS, in_chunks
+from pocketbert.evaluation.answers import row_chunks
 from pocketbert.evaluation.stream import StreamLines
 
 
@@ -19,18 +20,18 @@ def rows_of(texts):
 
 def test_rows_are_read_chunk_by_chunk_and_not_all_at_once():
     rows = rows_of(["a"] * 200)
-    assert len(next(in_chunks(rows, 64))) == 64 and len(list(rows)) == 200 - 64
+    assert len(next(row_chunks(rows, batch_size=1))) == 64 and len(list(rows)) == 200 - 64
 
 
 def test_chunk_of_long_texts_ends_early():
     half = "x" * (CHUNK_CHARACTERS // 2)
-    chunks = list(in_chunks(rows_of([half, half, "short", half * 3, "last"]), 64))
+    chunks = list(row_chunks(rows_of([half, half, "short", half * 3, "last"]), batch_size=1))
     assert [[len(text) // len(half) for _, text, _ in chunk] for chunk in chunks] == [[1, 1], [0, 3], [0]]
 
 
 def test_chunk_ends_where_no_more_input_is_ready():
     ready = iter([True, False, True, True, False])
-    chunks = in_chunks(rows_of("abcde"), 64, lambda: next(ready))
+    chunks = row_chunks(rows_of("abcde"), 1, lambda: next(ready))
     assert ["".join(text for _, text, _ in chunk) for chunk in chunks] == ["ab", "cde"]
 
 
@@ -70,7 +71,7 @@ def test_stream_gives_the_lines_of_the_bytes_whatever_their_length():
 def test_rows_of_a_stream_arrive_before_it_ends(pipe):
     lines, write = pipe
     rows = read_texts(None, "post", lines=lines)
-    chunks = in_chunks(rows, 64, lines.ready)
+    chunks = row_chunks(rows, 1, lines.ready)
     write(b'{"post": "one"}\n\n')
     assert [text for _, text, _ in next(chunks)] == ["one"]
     write(b'{"post": "two"}\n{"post": "three"}\n{"po')

@@ -53,6 +53,13 @@ def test_one_text_is_one_answer_and_an_iterator_is_read_as_it_is_asked(folder):
     assert next(stream)["label"] == answer["label"] and len(read) < 10_000
 
 
+def test_an_iterator_of_long_texts_is_read_in_small_chunks(folder):
+    read = []
+    stream = Classifier(folder)(read.append(i) or "so good " * 100_000 for i in range(9))
+    next(stream)
+    assert len(read) == 2
+
+
 def test_threads_and_copies_answer_alike(folder):
     classify = Classifier(folder)
     expected = classify(TEXTS)
