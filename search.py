@@ -52,7 +52,7 @@ SCRIPTS = {"train": train, "prune": prune, "distill": distill}
 # The search space, one line a flag: change a line to search elsewhere. depth: how many layers the model has.
 # Budgets (--heads, --sparsity ...) are not in it: a larger model scores better, so the search would keep everything.
 SPACE = {
-    "--lr": lambda trial, depth: trial.suggest_float("lr", 1e-5, 1e-2, log=True),  # large and pretrained ... a new bag
+    "--lr": lambda trial, depth: trial.suggest_float("lr", 1e-5, 1e-2, log=True),  # a base model to a new bag
     "--batch-size": lambda trial, depth: trial.suggest_categorical("batch-size", [16, 32, 64]),
     "--weight-decay": lambda trial, depth: trial.suggest_float("weight-decay", 1e-4, 0.1, log=True),
     "--warmup": lambda trial, depth: trial.suggest_float("warmup", 0.0, 0.3),

@@ -16,7 +16,8 @@ In int8 a weight is a whole number and a scale (one scale an output; in ONNX Run
 "dynamic" int8 (onnx-int8) the input of each matrix gets its scale from its own smallest and largest value in every
 call. That needs no sample texts, but a whole batch shares the scale, so a text's logits depend a little on the other
 texts of its batch. openvino-int8 fixes the scales once, from sample texts: no such dependence, but the samples must
-look like the texts to come. In both formats the head, the LayerNorms and the softmax stay fp32.
+look like the texts to come. In both formats the head, the LayerNorms and the softmax stay fp32, and in onnx-int8 the
+recurrent matrices of gru and lstm.
 
     export_graph(model, "onnx", folder)                   # export.py; model: fp32; folder: exists
     graph = open_graph(folder, "onnx", model.config, threads=1)
