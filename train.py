@@ -6,35 +6,50 @@ The idea is the plainest one there is: minimise the cross-entropy between the mo
 
 starting from weights that already know the language (Devlin et al. 2019, arXiv:1810.04805). AdamW with warm-up and
 linear decay moves the weights; those of the epoch with the best validation macro-F1 are kept. Batches hold texts of
-like length, so little is padding.
+like length, so little is padding. With --lora-rank two thin matrices are trained beside each large one, which stays as
+it is (pocketbert/models/lora.py), and --out holds these adapters alone.
 
     python train.py --data demo --model scratch:layers=4,hidden=128 --lr 6e-4 --epochs 9 --out runs/demo/teacher
     python train.py --data tweet_sentiment_extraction --model sentence-transformers/all-MiniLM-L6-v2 \\
         --lr 1e-4 --epochs 2 --out runs/tweets/teacher
+    ... --lora-rank 8 --lr 1e-3 [--lora-base nf4] --out runs/tweets/lora
+    python train.py merge --model runs/tweets/lora --out runs/tweets/merged
 """
 
+import inspect
 import math
 import shlex
+import sys
 
 import torch
 import torch.nn.functional as F
 
 from data_utils import batches, grouped, open_data
-from model_utils import check_out, open_model, predict, save_model, text_length
+from model_utils import check_out, load_model, open_model, predict, save_model, text_length
 from pocketbert.cli import (
     add_common_flags,
+    add_lora_flags,
     add_training_flags,
     data_flags,
+    lora_rules,
     nonnegative_float,
     number_between,
     parser_for,
+    refuse_idle_flags,
     run_script,
     unit_interval,
 )
+from pocketbert.errors import UserError
 from pocketbert.evaluation.metrics import scores
+from pocketbert.hub import repository
+from pocketbert.models.adapter import adapter_of
 from pocketbert.models.device import autocast, pick_device, seed_everything
 from pocketbert.models.encoder import Encoder
-from pocketbert.models.folder import parent_of
+from pocketbert.models.folder import parent_of, save_adapter
+from pocketbert.models.lora import add_lora, check_adaptable, count_trained, decode_base, merge_lora, store_base
+from pocketbert.models.size import count_parameters, file_bytes
+from pocketbert.models.stored import decode_in_each_call
+from pocketbert.models.weight_files import base_of, is_adapter
 from pocketbert.provenance import provenance
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import (
@@ -93,13 +108,24 @@ def parse_args(argv=None):
                         help="focal loss: texts that are easy already count (1 - p)^gamma; 2 is usual, 0: off")
     parser.add_argument("--layer-decay", type=number_between(0.1, 1), default=1.0,
                         help="each layer learns at so many times the rate of the one above it; 1: off")
+    parser.add_argument("--checkpointing", action="store_true", help="keep only the inputs of each layer for the "
+                        "backward pass, and compute it again there: less memory, a third more time (encoders)")
     add_training_flags(parser, epochs=3, lr=5e-5)
+    add_lora_flags(parser, merged=False)
     add_common_flags(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    refuse_idle_flags(parser, vars(args), lora_rules(vars(args)))
+    return args
 
 
 def main(argv=None, after_epoch=None):
-    """after_epoch(epoch, scores), if given, is called after each epoch and may raise to stop (search.py)."""
+    """Trains; merges an adapter, if the first argument is "merge".
+
+    after_epoch(epoch, scores), if given, is called after each epoch and may raise to stop (search.py).
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["merge"]:
+        return main_merge(argv)
     args = parse_args(argv)
     check_out(args.out, sources=[args.model, args.words, args.tokenizer])
     device = pick_device(args.device)
@@ -112,6 +138,16 @@ def main(argv=None, after_epoch=None):
                                         tokenizer_name=args.tokenizer, cleaning=args.cleaning)
     set_dropout(model, args.dropout)
     freeze_layers(model, args.freeze)
+    if args.lora_rank:
+        check_adaptable(model, args.model)
+        if args.lora_base == "nf4":
+            store_base(model)
+            decode_in_each_call(model)
+        add_lora(model, args.lora_targets, args.lora_rank, args.lora_alpha, args.lora_dropout, args.freeze)
+        print(f"LoRA: {count_trained(model):,} of {count_parameters(model):,} numbers are trained")
+    if args.checkpointing and not isinstance(model, Encoder):
+        raise UserError(f"--checkpointing is for encoders; {args.model} is a {model.config.kind}: drop it")
+    model.checkpointing = args.checkpointing
     model.to(device)
     max_length = model.config.text_length = text_length(model, args.max_length)
     train_ids = tokenizer(data.train.texts, max_length)
@@ -148,16 +184,66 @@ def main(argv=None, after_epoch=None):
     log.restore_best(model)
 
     # The folder
+    if args.lora_rank:
+        adapter = adapter_of(model)
+        merge_lora(model)  # as load_model does: what is measured is what is opened
     logits = predict(model, val_ids, args.batch_size, tokenizer.pad_id)
     validation = scores(logits, data.validation.labels)
     run = provenance("train.py", vars(args), argv, parent=parent_of(args.model), data=data, history=log.history,
                      validation=validation)
-    save_model(model, tokenizer, args.out, run)
+    if args.lora_rank:
+        save_adapter(adapter, model.config, tokenizer, args.out, run)
+    else:
+        save_model(model, tokenizer, args.out, run)
     unfinished.remove()
     tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
     tracker.finish()
     print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}")
-    print(f"next: {next_command(model, args.out, data_flags(args.data, args.data_dir, args.text, args.label))}")
+    if args.lora_rank:
+        print(f"next: python train.py merge --model {shlex.quote(args.out)} --out {shlex.quote(args.out + '-merged')}")
+    else:
+        print(f"next: {next_command(model, args.out, data_flags(args.data, args.data_dir, args.text, args.label))}")
+    return run
+
+
+# ---- train.py merge ----------------------------------------------------------------------------------------
+
+def parse_args_merge(argv):
+    parser = parser_for(inspect.cleandoc(main_merge.__doc__), prog="train.py merge")
+    parser.add_argument("--model", required=True, help="the adapter: a folder of train.py or of peft, or a Hub id")
+    parser.add_argument("--out", required=True, help="the model folder to write")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's error, too")
+    return parser.parse_args(argv)
+
+
+def main_merge(argv):
+    """Merge a LoRA adapter into its base model: W + (alpha / r) B A is one matrix, in fp32.
+
+    The folder is a dense model like any other, which needs the base no more and is also a valid Hugging Face folder. A
+    base in NF4 is decoded first, so that the merged model has the logits that the adapter was trained for.
+
+        python train.py merge --model runs/tweets/lora --out runs/tweets/merged
+    """
+    args = parse_args_merge(argv[1:])
+    find = repository(args.model)
+    if not is_adapter(find):
+        raise UserError(f"{args.model} is no adapter: there is nothing to merge")
+    check_out(args.out, sources=[args.model, base_of(find).name])
+    model, tokenizer = load_model(args.model)
+    generator = torch.Generator().manual_seed(0)
+    length = min(24, model.config.max_length)
+    ids = torch.randint(tokenizer.vocab_size, (64, length), generator=generator).tolist()
+    before = predict(model, ids, 32, tokenizer.pad_id)
+    decode_base(model)
+    merge_lora(model)
+    difference = (predict(model, ids, 32, tokenizer.pad_id) - before).abs().max().item()
+    run = provenance("train.py", vars(args), argv, parent=parent_of(args.model),
+                     merge={"logits_differ_by": difference})
+    save_model(model, tokenizer, args.out, run)
+    print(f"{args.out}: {file_bytes(args.out)['model'] / 1e6:.2f} MB; on {len(ids)} random texts its logits differ "
+          f"from the adapter's by {difference:.1e} at most")
+    print(f"next: python prune.py --model {shlex.quote(args.out)} --data DATA --heads 0.5 --ffn 0.5 "
+          f"--out {shlex.quote(args.out + '-pruned')}")
     return run
 
 

@@ -107,6 +107,40 @@ def add_training_flags(parser, epochs, lr):
                         help="track the run with Weights & Biases")
 
 
+LORA_TARGETS = ("query", "key", "value", "output", "up", "down")  # the matrices of a layer, see models/lora.py
+
+
+def lora_targets(text):
+    """The type of --lora-targets: "query,value" or "all"."""
+    if text != "all" and not set(text.split(",")) <= set(LORA_TARGETS):
+        raise argparse.ArgumentTypeError(f"{text} is neither all nor a list of {', '.join(LORA_TARGETS)}")
+    return text
+
+
+def add_lora_flags(parser, merged):
+    """LoRA. merged: does the script write a merged model? Otherwise an adapter folder, on a base of any format."""
+    written = "the folder holds the merged model" if merged else "the folder holds the adapter, not the model"
+    parser.add_argument("--lora-rank", type=nonnegative_int, default=0,
+                        help="train two matrices of this rank beside each target, and the head, nothing else; "
+                        f"{written}; 8 to 64, with 5 to 20 times the --lr; 0: train all weights")
+    parser.add_argument("--lora-alpha", type=nonnegative_float, default=16.0,
+                        help="the adapter counts alpha / rank times")
+    parser.add_argument("--lora-dropout", type=number_between(0, 0.9), default=0.05,
+                        help="on the adapter's input; 0: off")
+    parser.add_argument("--lora-targets", type=lora_targets, default="query,value",
+                        help=f"the matrices of a layer with an adapter: some of {', '.join(LORA_TARGETS)}, or all")
+    if not merged:
+        parser.add_argument("--lora-base", choices=["fp32", "nf4"], default="fp32",
+                            help="how the frozen matrices are held: fp32, or nf4 (QLoRA): an eighth of the memory, "
+                            "more time")
+
+
+def lora_rules(given):
+    """Rules for refuse_idle_flags: the flags that do nothing without --lora-rank."""
+    flags = [flag for flag in given if flag.startswith("lora_") and flag != "lora_rank"]
+    return [(flag, given["lora_rank"], "it goes with --lora-rank") for flag in flags]
+
+
 def refuse_idle_flags(parser, given, rules):
     """A flag that was given and would change nothing is an error: silence would look like an effect.
 

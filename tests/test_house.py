@@ -100,6 +100,7 @@ def test_no_function_below_main_takes_the_parsed_arguments(module):
 
 
 HELPS = [[script] for script in SCRIPTS] + [["evaluate", "predict"], ["evaluate", "cascade"], ["prune", "weights"],
+                                            ["train", "merge"],
                                             ["quantize", "cluster"], ["quantize", "export"]]
 
 

@@ -210,3 +210,39 @@ def test_states_of_eight_bits_train_as_well(mine, tmp_path):
 def test_paged_states_without_a_gpu_are_refused_before_the_data_is_read(tmp_path):
     with pytest.raises(UserError, match="take --optimizer adamw8bit"):
         train.main(train_argv(tmp_path / "missing.csv", tmp_path / "out", optimizer="paged-adamw8bit", device="cpu"))
+
+
+# ---- LoRA --------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def base(mine, tmp_path):
+    train.main(train_argv(mine, tmp_path / "base", epochs=1))
+    return tmp_path / "base"
+
+
+@pytest.mark.parametrize("lora_base", ["fp32", "nf4"])
+def test_adapter_learns_opens_with_its_score_and_merges(lora_base, base, mine, tmp_path, capsys):
+    run = train.main(train_argv(mine, tmp_path / "a", model=base, epochs=20, patience=20, checkpointing="", **{
+        "lora-rank": 4, "lora-base": lora_base, "lora-targets": "all", "accumulate": 2, "lr": 3e-2}))
+    assert run["validation"]["macro_f1"] > 0.9 and not (tmp_path / "a" / "model.safetensors").exists()
+    data = load_dataset(str(mine))
+    train.main(["merge", "--model", str(tmp_path / "a"), "--out", str(tmp_path / "m")])
+    assert "from the adapter's by" in capsys.readouterr().out
+    logits = []
+    for name in "am":
+        model, tokenizer = load_model(tmp_path / name)
+        ids = tokenizer(data.validation.texts, 128)
+        logits.append(predict(model, ids, 16, tokenizer.pad_id))
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
+
+
+def test_lora_that_cannot_be_is_refused_in_one_line(base, mine, tmp_path, capsys):
+    with pytest.raises(UserError, match="new and random"):
+        train.main(train_argv(mine, tmp_path / "x", **{"lora-rank": 2}))
+    for flags in ({"lora-alpha": 8}, {"lora-rank": 2, "lora-targets": "query,nonsense"}):
+        with pytest.raises(SystemExit):
+            train.main(train_argv(mine, tmp_path / "x", model=base, **flags))
+    shown = capsys.readouterr().err
+    assert "--lora-alpha does nothing here: it goes with --lora-rank" in shown and "query,nonsense is neither" in shown
+    with pytest.raises(UserError, match="is no adapter"):
+        train.main(["merge", "--model", str(base), "--out", str(tmp_path / "x")])

@@ -9,10 +9,12 @@ from pocketbert.data.encoding import encode
 from pocketbert.data.tokenizer import Tokenizer
 from pocketbert.errors import UserError
 from pocketbert.files import read_json
+from pocketbert.hub import Folder
 from pocketbert.models.device import pick_device
 from pocketbert.models.folder import load_model
-from pocketbert.models.opening import text_length
+from pocketbert.models.opening import ADAPTER_CONFIG, text_length
 from pocketbert.models.size import file_bytes
+from pocketbert.models.weight_files import is_adapter
 
 
 @dataclass
@@ -34,7 +36,7 @@ def model_folders(names):
     for name in names:
         if not Path(name).exists():
             raise FileNotFoundError(f"{name}: no such folder; train a model first: python train.py --help")
-        if (Path(name) / "config.json").exists():
+        if (Path(name) / "config.json").exists() or (Path(name) / ADAPTER_CONFIG).exists():
             folders.append(name.rstrip("/"))
         else:
             print(f"{name} is not a model folder: left out")
@@ -60,7 +62,8 @@ def open_models(folders, names, device):
     folders: paths    names: what the report calls them    device: as in --device
     """
     device = pick_device(device)
-    if device.type != "cpu" and any(runs_on_cpu_only(read_json(Path(folder) / "config.json")) for folder in folders):
+    configs = [Path(folder) / "config.json" for folder in folders]  # a folder of peft has none, and is no such model
+    if device.type != "cpu" and any(runs_on_cpu_only(read_json(path)) for path in configs if path.exists()):
         device = torch.device("cpu")
         print("compressed models run on the CPU only: all models are scored and timed there")
     models = [open_one(folder, name, device) for folder, name in zip(folders, names, strict=True)]
@@ -75,6 +78,8 @@ def open_models(folders, names, device):
 
 def open_one(folder, name, device):
     size = file_bytes(folder)
+    if is_adapter(Folder(folder, Path(folder))):
+        print(f"{name} is a LoRA adapter: its megabytes are those of its base model and its own")
     run = Path(folder) / "run.json"
     history = read_json(run).get("history") if run.exists() else None
     model, tokenizer = load_model(folder)

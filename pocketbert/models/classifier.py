@@ -24,6 +24,7 @@ from pocketbert.data.chunks import CHUNK_BATCHES, in_chunks
 from pocketbert.data.encoding import encode
 from pocketbert.data.padding import by_length, pad
 from pocketbert.errors import NOT_FINITE, TrainingDiverged
+from pocketbert.hub import repository
 from pocketbert.models.opening import load_graph, open_folder, open_tokenizer, read_config, text_length
 
 
@@ -38,7 +39,8 @@ class Classifier:
 
     def __init__(self, name, device="auto", threads=None, batch_size=32, max_length=None):
         self.options = (name, device, threads, batch_size, max_length)
-        find, hf, hashes = open_folder(name)
+        find = repository(name)
+        hf, hashes = open_folder(find)
         if hf.get("runtime"):
             self.model, self.tokenizer = open_exported(name, find, hf, hashes, threads)
         else:

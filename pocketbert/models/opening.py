@@ -9,29 +9,34 @@ from pocketbert.data.tokenizer_files import load_tokenizer
 from pocketbert.data.tweets import CLEANERS
 from pocketbert.errors import UserError
 from pocketbert.files import is_unfinished, read_json
-from pocketbert.hub import Folder, repository
+from pocketbert.hub import Folder
 from pocketbert.models.config import EncoderConfig
 from pocketbert.models.config_values import check_task, naming, text, whole
 from pocketbert.models.hashes import check_hashes, saved_hashes
 from pocketbert.models.recurrent_config import RecurrentConfig
 
 LFS_POINTER = b"version https://git-lfs"  # what a clone holds in the place of a large file, without `git lfs pull`
+ADAPTER_CONFIG = "adapter_config.json"  # of a LoRA adapter, and its tensors:
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 DEFAULT_LENGTH = 128  # tokens kept of a text by a model that does not say what it was trained with
 
 
-def open_folder(name):
-    """(find, config.json as a dictionary, hashes) of a folder or Hub id; see hub.repository, hashes.saved_hashes."""
-    find = repository(name)
+def open_folder(find):
+    """(config.json as a dictionary, hashes) of a folder or Hub id; see hub.repository, hashes.saved_hashes.
+
+    An adapter that `peft` has written has no config.json: {}.
+    """
     if isinstance(find, Folder) and is_unfinished(find.path, last="run.json"):
-        raise UserError(f"{name} is an interrupted save: its files may be of two models; run its command again")
+        raise UserError(f"{find.name} is an interrupted save: its files may be of two models; run its command again")
     config_path = find("config.json")
+    if config_path is None and find(ADAPTER_CONFIG):
+        return {}, saved_hashes(find)
     if config_path is None:
-        refuse_adapter(find)
-        raise FileNotFoundError(f"{name} has no config.json: it is not a model folder")
+        raise FileNotFoundError(f"{find.name} has no config.json: it is not a model folder")
     hf = read_json(refuse_pointer(config_path))
     hashes = saved_hashes(find)
     check_hashes([config_path], hashes)
-    return find, hf, hashes
+    return hf, hashes
 
 
 def read_config(hf, source):
@@ -88,13 +93,6 @@ def graph_paths(find, form):
     """The paths of an exported graph's files."""
     names = resolve_name("pocketbert.quantization.graph:graph_files")(form)
     return [path for path in map(find, names) if path]
-
-
-def refuse_adapter(find):
-    """Raise a UserError for a folder of LoRA matrices, which are no model without their base model."""
-    if find("adapter_config.json"):
-        raise UserError(f"{find.name} is a LoRA adapter, not a model: merge it into its base model first (with peft: "
-                        "merge_and_unload, then save_pretrained) and give that folder")
 
 
 def refuse_pointer(path):

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+from pocketbert.hub import Folder
+from pocketbert.models.weight_files import is_adapter, weight_paths
+
 MODEL_FILES = ("model.safetensors", "model.onnx", "openvino_model.xml", "openvino_model.bin")
 
 
@@ -14,8 +17,18 @@ TOKENIZER_FILES = (("tokenizer.json",), ("bpe.codes", "vocab.txt"), ("vocab.json
 
 
 def file_bytes(folder):
-    """Bytes on disk: {"model": of the weight files, or of an exported graph, "tokenizer": of the tokenizer's files}."""
+    """Bytes on disk: {"model": of the weight files, or of an exported graph, "tokenizer": of the tokenizer's files}.
+
+    A LoRA adapter computes nothing without its base: its bytes are those of both.
+    """
     folder = Path(folder)
+    find = Folder(str(folder), folder)
+    if is_adapter(find):
+        *base_paths, adapter = weight_paths(find)
+        base = file_bytes(base_paths[0].parent)
+        has_tokenizer = (folder / "tokenizer.json").exists()
+        return {"model": base["model"] + os.path.getsize(adapter),
+                "tokenizer": os.path.getsize(folder / "tokenizer.json") if has_tokenizer else base["tokenizer"]}
     files = [folder / name for name in MODEL_FILES if (folder / name).exists()]
     if files and files[0].name == "model.safetensors":
         files = files[:1]  # what load_model reads; a graph that lies beside it is another model

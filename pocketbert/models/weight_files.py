@@ -2,32 +2,82 @@
 
     model.safetensors        one file, or shards that model.safetensors.index.json lists
     pytorch_model.bin        the same as pickles; they are read with weights_only=True, so no code in them is run
+    adapter_model.*          of a LoRA adapter, whose other tensors are those of the base model that it names
 
 Nothing here trusts a file: it may be cut off, damaged, made by somebody who wants code to run, or something else.
 """
 
 import zipfile
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from pocketbert.errors import UserError
 from pocketbert.files import read_json
-from pocketbert.models.config_values import naming, text_map
-from pocketbert.models.opening import refuse_adapter, refuse_pointer
+from pocketbert.hub import Folder, repository
+from pocketbert.models.config_values import naming, text, text_map
+from pocketbert.models.opening import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_pointer
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put in front of every name
 
 
 def weight_paths(find):
-    """The paths of the weight files of a repository. find: of hub.repository"""
+    """The paths of all files with tensors of a model; of an adapter: its base's, then its own.
+
+    find: of hub.repository
+    """
+    if paths := own_weight_paths(find):
+        return paths
+    if find(ADAPTER_CONFIG):
+        return [*weight_paths(base_of(find)), adapter_path(find)]
+    raise FileNotFoundError(f"{find.name} has neither model.safetensors nor pytorch_model.bin: no weights to load")
+
+
+def own_weight_paths(find):
+    """The paths of the weight files of a repository; [] for an adapter, and where there are none."""
     for weights in ("model.safetensors", "pytorch_model.bin"):
         if path := find(weights):
             return [path]
         if index := find(f"{weights}.index.json"):
             return shard_paths(find, index)
-    refuse_adapter(find)
-    raise FileNotFoundError(f"{find.name} has neither model.safetensors nor pytorch_model.bin: no weights to load")
+    return []
+
+
+# ---- adapters --------------------------------------------------------------------------------------------
+
+def is_adapter(find):
+    """Is this a LoRA adapter alone, without the weights of a model?"""
+    return not own_weight_paths(find) and find(ADAPTER_CONFIG) is not None
+
+
+def adapter_path(find):
+    """The path of an adapter's tensors."""
+    path = next(filter(None, map(find, ADAPTER_WEIGHTS)), None)
+    if path is None:
+        raise FileNotFoundError(f"{find.name} has an {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS[0]}: fetch it again")
+    return path
+
+
+def base_of(find):
+    """The repository of an adapter's base model: what adapter_config.json names or, where a folder has been moved,
+    the folder of that name beside the adapter."""
+    with naming(find(ADAPTER_CONFIG)):
+        config = read_json(find(ADAPTER_CONFIG))
+        name = text(config, "base_model_name_or_path") or ""
+        revision = text(config, "revision")
+    if isinstance(find, Folder) and not Path(name).is_dir():
+        beside = find.path.resolve().parent / Path(name).name
+        name = str(beside) if name and beside.is_dir() else name
+    try:
+        base = repository(f"{name}@{revision}" if revision and not Path(name).is_dir() else name)
+    except FileNotFoundError as error:
+        raise UserError(f"{find.name} is a LoRA adapter, and its base model is not here ({error}): put the base beside "
+                        f"it, or name its folder in {ADAPTER_CONFIG}") from None
+    if is_adapter(base):
+        raise UserError(f"{find.name} is a LoRA adapter of {name}, which is an adapter itself: merge that first")
+    return base
 
 
 def shard_paths(find, index):
@@ -110,3 +160,12 @@ def unwrapped(named):
         if named and all(str(name).startswith(wrapper) for name in named):
             named = {name.removeprefix(wrapper): value for name, value in named.items()}
     return named
+
+
+def write_safetensors(tensors, path):
+    """Write a file of tensors, which others may read who may read its folder's other files."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"{path.parent.parent} could not be written ({error}); what was there is still there") from None
+    path.chmod((path.parent / "config.json").stat().st_mode)  # save_file makes it readable for its owner alone

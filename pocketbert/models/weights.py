@@ -20,12 +20,15 @@ from pocketbert.models.tensor_checks import check_shapes, check_values, list_nam
 from pocketbert.models.weight_files import declared_shapes, read_tensors
 
 
-def load_weights(name, config, paths, label_names=None, new_head=False):
+def load_weights(name, config, paths, label_names=None, new_head=False, replaced=None):
     """The model of these weight files, in eval mode on the CPU.
 
     name: of the folder, for messages    label_names: of a new head, if the files have none or new_head is True
+    replaced: {our name: tensor} in the place of those in the files, an adapter's head
     """
+    replaced = replaced or {}
     shapes, leftover = our_names(declared_shapes(paths), config)
+    shapes |= {ours: tuple(tensor.shape) for ours, tensor in replaced.items()}
     needs_head = new_head or not has_head(shapes, config)
     if needs_head:
         shapes = {ours: shape for ours, shape in shapes.items() if not ours.startswith("head.out.")}
@@ -39,6 +42,7 @@ def load_weights(name, config, paths, label_names=None, new_head=False):
     check_shapes({ours: tensor for ours, tensor in expected.items() if ours not in fresh}, shapes, leftover, name)
 
     tensors, _ = our_names(read_tensors(paths), config)
+    tensors |= replaced
     tensors = {ours: in_memory(tensor, ours, config) for ours, tensor in tensors.items() if ours in shapes}
     check_values(expected, tensors, name)
     if fresh:

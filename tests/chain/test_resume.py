@@ -14,6 +14,7 @@ import distill
 import prune
 import quantize
 import train
+from pocketbert.models.size import MODEL_FILES
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.unfinished import Unfinished
 from script_runs import train_argv
@@ -24,6 +25,7 @@ TRAINING = ["--epochs", "2", "--lr", "1e-2", "--batch-size", "16", "--accumulate
 COMMANDS = {  # name: (script, flags). An epoch has 6 batches and 3 steps.
     "train": (train, ["--model", "scratch:layers=1,hidden=16,heads=2,vocab=200", *TRAINING]),
     "adamw8bit": (train, ["--model", "scratch:layers=1,hidden=64", "--optimizer", "adamw8bit", *TRAINING]),
+    "qlora": (train, ["--model", "{teacher}", "--lora-rank", "2", "--lora-base", "nf4", *TRAINING]),
     "prune": (prune, ["--model", "{teacher}", "--heads", "0.5", "--ffn", "0.5", "--steps", "2", "--refit", *TRAINING]),
     "layers": (prune, ["--model", "{teacher}", "--layers", "1", "--teacher", "self", *TRAINING]),
     "gradual": (prune, ["weights", "--model", "{teacher}", "--sparsity", "0.5", "--method", "gradual", *TRAINING]),
@@ -57,7 +59,8 @@ def result(folder):
     """What must be the same: all files, and the numbers of run.json."""
     run_json = json.loads((folder / "run.json").read_text())
     history = [{name: value for name, value in row.items() if name != "seconds"} for row in run_json["history"]]
-    return [(folder / name).read_bytes() for name in ("model.safetensors", "config.json", "tokenizer.json")] \
+    names = [name for name in (*MODEL_FILES, "adapter_model.safetensors") if (folder / name).exists()]
+    return [(folder / name).read_bytes() for name in (*names, "config.json", "tokenizer.json")] \
         + [run_json["validation"], history]
 
 

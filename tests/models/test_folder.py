@@ -145,12 +145,12 @@ def test_damaged_folder_is_a_one_line_error_that_names_it(damage, hf_folder, tmp
 
 # ---- folders of other kinds ------------------------------------------------------------------------------
 
-def test_lora_adapter_is_told_to_be_merged(hf_folder):
+def test_lora_adapter_that_names_no_base_is_one_line(hf_folder):
     folder, _ = hf_folder("bert")
     (folder / "adapter_config.json").write_text("{}")
     (folder / "model.safetensors").unlink()
     for _ in range(2):
-        with pytest.raises(UserError, match="LoRA adapter.*merge"):
+        with pytest.raises(UserError, match="LoRA adapter.*base model is not here"):
             load_model(folder)
         (folder / "config.json").unlink(missing_ok=True)
 

@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_line_and_the_old_folder_is_whole(tmp_path, tokenizer
     def full(*args, **options):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("pocketbert.models.folder.save_file", full)
+    monkeypatch.setattr("pocketbert.models.weight_files.save_file", full)
     with pytest.raises(OSError, match="No space left") as error:
         save_model(random_model(seed=1), tokenizer, tmp_path / "m", run={})
     assert str(tmp_path / "m") in str(error.value) and "\n" not in str(error.value)
