@@ -37,8 +37,10 @@ from data_utils import align_labels, batches, grouped, open_data, unlabelled_tex
 from model_utils import check_out, load_model, open_model, predict, save_model, text_length
 from pocketbert.cli import (
     add_common_flags,
+    add_lora_flags,
     add_training_flags,
     data_flags,
+    lora_rules,
     nonnegative_float,
     nonnegative_int,
     parser_for,
@@ -67,6 +69,7 @@ from pocketbert.files import read_json
 from pocketbert.models.device import autocast, pick_device, seed_everything
 from pocketbert.models.encoder import Encoder
 from pocketbert.models.folder import parent_of
+from pocketbert.models.lora import add_lora, check_adaptable, merge_lora
 from pocketbert.models.recipes import student_of_teacher
 from pocketbert.models.size import count_parameters
 from pocketbert.models.sparse import to_dense
@@ -253,6 +256,7 @@ def parse_args(argv=None):
     parser.add_argument("--seeds", type=positive_int, default=1,
                         help="repeat with so many seeds; OUT holds the first one's model, run.json all scores")
     add_training_flags(parser, epochs=3, lr=1e-4)
+    add_lora_flags(parser, merged=True)
     add_common_flags(parser)
     args = parser.parse_args(argv)
     if not 0 < args.temperature < math.inf:
@@ -262,6 +266,7 @@ def parse_args(argv=None):
     except UserError as error:
         parser.error(f"--weights: {error}")
     refuse_idle_flags(parser, vars(args), (
+        *lora_rules(vars(args)),
         ("weights", len(args.teacher) > 1, "there is one teacher"),
         ("relation_heads", args.relations, "it wants --relations"),
         ("temperature", args.loss != "mse", "--loss mse has none"),
@@ -294,6 +299,8 @@ def main(argv=None, after_epoch=None):
     data = align_labels(data, teachers[0].model.config.label_names)
     student, tokenizer = open_student(args.student, teachers[0], data, args.words)
     freeze_layers(student, args.freeze)
+    if args.lora_rank:
+        check_adaptable(student, args.student)
     same_tokenizer = tokenizer.same_as(teachers[0].tokenizer)
     inner_weights = InnerWeights(args.hidden, args.attention, args.relations, args.relation_heads)
     if inner_weights.any():
@@ -351,6 +358,8 @@ def main(argv=None, after_epoch=None):
         student, tokenizer = open_student(args.student, teachers[0], data, args.words)
         set_dropout(student, args.dropout)
         freeze_layers(student, args.freeze)
+        if args.lora_rank:
+            add_lora(student, args.lora_targets, args.lora_rank, args.lora_alpha, args.lora_dropout, args.freeze)
         student.to(device)
         max_length = text_length(student, args.max_length or teachers[0].model.config.text_length)
         student.config.text_length = max_length
@@ -395,6 +404,8 @@ def main(argv=None, after_epoch=None):
             logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
             log.end_epoch(student, scores(logits, data.validation.labels))
         log.restore_best(student)
+        if args.lora_rank:
+            merge_lora(student)
 
         logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
         tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)

@@ -38,8 +38,10 @@ from data_utils import align_labels, batches, grouped, open_data, take, unlabell
 from model_utils import check_out, load_model, predict, save_model, text_length
 from pocketbert.cli import (
     add_common_flags,
+    add_lora_flags,
     add_training_flags,
     data_flags,
+    lora_rules,
     nonnegative_float,
     parser_for,
     positive_int,
@@ -53,6 +55,7 @@ from pocketbert.evaluation.timing import time_ratio
 from pocketbert.models.device import autocast, pick_device, seed_everything
 from pocketbert.models.encoder import Encoder
 from pocketbert.models.folder import is_pretrained_only, parent_of
+from pocketbert.models.lora import add_lora, check_adaptable, merge_lora
 from pocketbert.models.size import count_parameters
 from pocketbert.models.sparse import to_dense
 from pocketbert.models.surgery import check_sliced_equals_masked, keep_layers, slice_model, smaller_model
@@ -150,6 +153,7 @@ def parse_args(argv=None):
                         help="prune in so many equal steps, with recovery after each")
     parser.add_argument("--teacher", choices=["self"], help="recover on the unpruned model's probabilities")
     add_training_flags(parser, epochs=0, lr=5e-5)
+    add_lora_flags(parser, merged=True)
     add_common_flags(parser)
     args = parser.parse_args(argv)
     budgets = [flag for flag in BUDGETS if vars(args)[flag] is not None]
@@ -162,6 +166,8 @@ def parse_args(argv=None):
                      "or --vocab 1 (for single weights: prune.py weights --sparsity 0.9)")
     heads_or_neurons = "it is about heads and neurons: give --heads, --ffn, --flops, --latency or --size-mb"
     refuse_idle_flags(parser, vars(args), [
+        *lora_rules(vars(args)),
+        ("lora_rank", args.epochs, "nothing is trained without --epochs"),
         *[(flag, units, heads_or_neurons) for flag in ("importance", "label_free", "refit", "steps")],
         ("scope", shares, "it is about --heads and --ffn; a budget ranks the units of all layers together"),
         ("samples", units or args.layers, "they are for heads, neurons and layers"),
@@ -207,6 +213,8 @@ def main(argv=None, after_epoch=None):
 
     # 1. The model and the data
     model, tokenizer = open_trainable(args.model, args.dropout, args.freeze, device)
+    if args.lora_rank:
+        check_adaptable(model, args.model)
     if (prunes_units or args.layers) and not isinstance(model, Encoder):
         raise UserError(f"{args.model} has neither heads nor layers to prune: give it --vocab, or `prune.py weights`")
     data = align_labels(open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed),
@@ -294,6 +302,8 @@ def main(argv=None, after_epoch=None):
         if log.history and log.out_of_time():
             print(f"--minutes {args.minutes:g} are over: no recovery after step {step}")
             continue
+        if args.lora_rank:
+            add_lora(model, args.lora_targets, args.lora_rank, args.lora_alpha, args.lora_dropout, args.freeze)
         log.start_over(model, validate(model))
         optimizer = OPTIMIZERS[args.optimizer](parameter_groups(model, args.weight_decay), lr=args.lr)
         scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
@@ -315,6 +325,8 @@ def main(argv=None, after_epoch=None):
                 optimizer.zero_grad()
             log.end_epoch(model, validate(model))
         log.restore_best(model)
+        if args.lora_rank:
+            merge_lora(model)
     if not args.epochs:
         print(f"pruned in {time.monotonic() - started:.0f} s, without training")
 

@@ -49,7 +49,7 @@ from pocketbert.models.folder import parent_of, save_adapter
 from pocketbert.models.lora import add_lora, check_adaptable, count_trained, decode_base, merge_lora, store_base
 from pocketbert.models.size import count_parameters, file_bytes
 from pocketbert.models.stored import decode_in_each_call
-from pocketbert.models.weight_files import base_of, is_adapter
+from pocketbert.models.weight_paths import base_of, is_adapter
 from pocketbert.provenance import provenance
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import (

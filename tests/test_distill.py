@@ -182,6 +182,13 @@ def test_inner_losses_are_part_of_the_loss_that_is_trained(folder):
     assert losses[1] > losses[0] + 0.1
 
 
+def test_student_with_lora_changes_its_targets_and_its_head_alone_and_is_saved_dense(folder):
+    before = weights(folder / "teacher")
+    model, _ = run(folder, "--student", "teacher:layers=0,1", "--lora-rank", 2, "--lora-targets", "query")
+    changed = {name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
+    assert changed == {name for name in model.state_dict() if "query.weight" in name or name.startswith("head.")}
+
+
 def test_projection_is_trained_with_the_student(folder):
     """The hidden loss of a narrower student falls below what a frozen projection allows: with frozen layers, only the
     projection and the head can learn."""

@@ -167,6 +167,14 @@ def test_recovery_with_teacher_self_learns_the_models_own_probabilities(program,
     assert abs(entropy - cross_entropy) > 0.1
 
 
+def test_recovery_with_lora_changes_the_targets_and_the_head_alone_and_leaves_a_dense_folder(run, make_teacher):
+    before = load_model(make_teacher()[0])[0].state_dict()
+    _, out = run("--layers", "0,1,2", "--epochs", 1, "--lr", 1e-2, "--lora-rank", 2, "--lora-targets", "up")
+    after = load_model(out)[0].state_dict()
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed == {name for name in before if "ffn.up.weight" in name or name.startswith("head.")}
+
+
 def test_bag_of_ngrams_keeps_its_vocabulary_because_its_hashes_depend_on_it(make_teacher, tmp_path):
     _, data = make_teacher()
     train.main(["--model", "bag:ngrams=2,buckets=50", "--out", str(tmp_path / "bag"), "--data", data, "--epochs", "1"])

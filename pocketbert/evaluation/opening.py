@@ -12,9 +12,9 @@ from pocketbert.files import read_json
 from pocketbert.hub import Folder
 from pocketbert.models.device import pick_device
 from pocketbert.models.folder import load_model
-from pocketbert.models.opening import ADAPTER_CONFIG, text_length
+from pocketbert.models.opening import text_length
 from pocketbert.models.size import file_bytes
-from pocketbert.models.weight_files import is_adapter
+from pocketbert.models.weight_paths import ADAPTER_CONFIG, is_adapter
 
 
 @dataclass

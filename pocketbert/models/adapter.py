@@ -19,10 +19,10 @@ from pocketbert.files import read_json, write_json
 from pocketbert.models.config_values import naming, number, text
 from pocketbert.models.hf_names import from_hf_name, to_hf_name
 from pocketbert.models.lora import LoraLinear
-from pocketbert.models.opening import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pocketbert.models.stored import StoredMatrix, replace_module
 from pocketbert.models.tensor_checks import check_values, list_names
 from pocketbert.models.weight_files import read_tensors, write_safetensors
+from pocketbert.models.weight_paths import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 PREFIX = "base_model.model."  # in front of every name in a file of peft
 HEAD_MODULES = {"bert": ["bert.pooler", "classifier"], "roberta": ["classifier"],  # Hugging Face's names of our Head

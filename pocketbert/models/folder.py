@@ -25,24 +25,17 @@ from pocketbert.models.config import EncoderConfig
 from pocketbert.models.hashes import check_hashes, checking_hashes, hash_files
 from pocketbert.models.hf_names import to_hf_name
 from pocketbert.models.lora import is_adapted, merge_lora, store_base
-from pocketbert.models.opening import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    graph_paths,
-    load_graph,
-    open_folder,
-    open_tokenizer,
-    read_config,
-)
+from pocketbert.models.opening import graph_paths, load_graph, open_folder, open_tokenizer, read_config
 from pocketbert.models.recipes import RECIPES
 from pocketbert.models.size import MODEL_FILES, count_parameters
-from pocketbert.models.weight_files import (
+from pocketbert.models.weight_files import declared_shapes, write_safetensors
+from pocketbert.models.weight_paths import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     adapter_path,
     base_of,
-    declared_shapes,
     is_adapter,
     weight_paths,
-    write_safetensors,
 )
 from pocketbert.models.weights import has_head, load_weights, our_names
 

@@ -14,10 +14,8 @@ from pocketbert.models.config import EncoderConfig
 from pocketbert.models.config_values import check_task, naming, text, whole
 from pocketbert.models.hashes import check_hashes, saved_hashes
 from pocketbert.models.recurrent_config import RecurrentConfig
+from pocketbert.models.weight_paths import ADAPTER_CONFIG, refuse_pointer
 
-LFS_POINTER = b"version https://git-lfs"  # what a clone holds in the place of a large file, without `git lfs pull`
-ADAPTER_CONFIG = "adapter_config.json"  # of a LoRA adapter, and its tensors:
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 DEFAULT_LENGTH = 128  # tokens kept of a text by a model that does not say what it was trained with
 
 
@@ -93,15 +91,3 @@ def graph_paths(find, form):
     """The paths of an exported graph's files."""
     names = resolve_name("pocketbert.quantization.graph:graph_files")(form)
     return [path for path in map(find, names) if path]
-
-
-def refuse_pointer(path):
-    """Raise a UserError for a file that git-lfs has not fetched."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(LFS_POINTER))
-    except PermissionError:
-        raise PermissionError(f"{path} may not be read by you: chmod +r {path}") from None
-    if start == LFS_POINTER:
-        raise UserError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
-    return path

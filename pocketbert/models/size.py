@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from pocketbert.hub import Folder
-from pocketbert.models.weight_files import is_adapter, weight_paths
+from pocketbert.models.weight_paths import is_adapter, weight_paths
 
 MODEL_FILES = ("model.safetensors", "model.onnx", "openvino_model.xml", "openvino_model.bin")
 

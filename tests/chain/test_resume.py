@@ -27,6 +27,7 @@ COMMANDS = {  # name: (script, flags). An epoch has 6 batches and 3 steps.
     "adamw8bit": (train, ["--model", "scratch:layers=1,hidden=64", "--optimizer", "adamw8bit", *TRAINING]),
     "qlora": (train, ["--model", "{teacher}", "--lora-rank", "2", "--lora-base", "nf4", *TRAINING]),
     "prune": (prune, ["--model", "{teacher}", "--heads", "0.5", "--ffn", "0.5", "--steps", "2", "--refit", *TRAINING]),
+    "lora": (prune, ["--model", "{teacher}", "--heads", "0.5", "--steps", "2", "--lora-rank", "2", *TRAINING]),
     "layers": (prune, ["--model", "{teacher}", "--layers", "1", "--teacher", "self", *TRAINING]),
     "gradual": (prune, ["weights", "--model", "{teacher}", "--sparsity", "0.5", "--method", "gradual", *TRAINING]),
     "movement": (prune, ["weights", "--model", "{teacher}", "--sparsity", "0.5", "--method", "movement", *TRAINING]),
@@ -124,7 +125,7 @@ def test_training_that_was_killed_goes_on_from_its_last_checkpoint(
 @pytest.mark.parametrize("number", [3, 9])
 def test_every_loop_goes_on_within_an_epoch(place, expected, monkeypatch, name, number):
     left = interrupted_and_run_again(place, name, monkeypatch, COMMANDS[name][0], "autocast", number)
-    total = {"prune": 24, "distill": 48}.get(name, 12)
+    total = {"prune": 24, "lora": 24, "distill": 48}.get(name, 12)
     assert left == total - number + 1  # the first batch of the step was done for nothing
     assert result(place / f"{name}-killed") == expected(name)
 
