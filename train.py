@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 from data_utils import batches, grouped, open_data
 from model_utils import check_out, load_model, open_model, predict, save_model, text_length
+from pocketbert import cli
 from pocketbert.cli import (
     add_common_flags,
     add_lora_flags,
@@ -55,6 +56,7 @@ from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import (
     OPTIMIZERS,
     check_optimizer,
+    clip_grad_norm_,
     freeze_layers,
     parameter_groups,
     set_dropout,
@@ -110,7 +112,7 @@ def parse_args(argv=None):
                         help="each layer learns at so many times the rate of the one above it; 1: off")
     parser.add_argument("--checkpointing", action="store_true", help="keep only the inputs of each layer for the "
                         "backward pass, and compute it again there: less memory, a third more time (encoders)")
-    add_training_flags(parser, epochs=3, lr=5e-5)
+    add_training_flags(parser, epochs=3, lr=5e-5, optimizers=cli.OPTIMIZERS | cli.ROW_ADAMW)
     add_lora_flags(parser, merged=False)
     add_common_flags(parser)
     args = parser.parse_args(argv)
@@ -158,6 +160,8 @@ def main(argv=None, after_epoch=None):
     num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
     groups = parameter_groups(model, args.weight_decay, args.lr, args.layer_decay)
     optimizer = OPTIMIZERS[args.optimizer](groups, lr=args.lr)
+    if args.optimizer == "row-adamw":
+        optimizer.watch(model)
     scheduler = warmup_then_decay(optimizer, args.epochs * num_steps, args.warmup)
     unfinished = Unfinished(args.out, vars(args), data, model, tokenizer)
     tracker = start_tracking(args.wandb, args.out, vars(args))
@@ -175,7 +179,7 @@ def main(argv=None, after_epoch=None):
                     loss = focal_loss(logits, batch.labels, weights, args.focal_gamma)
                 (loss / len(group)).backward()
                 log.batch(loss)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
+            clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()

@@ -77,14 +77,19 @@ def add_common_flags(parser, data_required=True):
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user's error, too")
 
 
-def add_training_flags(parser, epochs, lr):
+OPTIMIZERS = {  # the classes are in training/optim.py
+    "adamw": "8 bytes of state a weight", "adamw8bit": "2 bytes",
+    "paged-adamw8bit": "these in the computer's memory, brought to the GPU by parts"}
+ROW_ADAMW = {"row-adamw": "adamw that updates of a large word table the rows that are read"}
+
+
+def add_training_flags(parser, epochs, lr, optimizers=OPTIMIZERS):
     """The optimizer, its schedule, and when to stop."""
     parser.add_argument("--epochs", type=nonnegative_int, default=epochs, help="passes over the training texts")
     parser.add_argument("--lr", type=nonnegative_float, default=lr,
                         help="peak learning rate: 2e-5 for a base model, 1e-4 for MiniLM, 1e-3 from scratch")
-    parser.add_argument("--optimizer", choices=["adamw", "adamw8bit", "paged-adamw8bit"], default="adamw",
-                        help="adamw: 8 bytes of state a weight; adamw8bit: 2; paged: these in the computer's memory, "
-                        "brought to the GPU by parts")
+    parser.add_argument("--optimizer", choices=list(optimizers), default="adamw",
+                        help="; ".join(f"{name}: {what}" for name, what in optimizers.items()))
     parser.add_argument("--weight-decay", type=nonnegative_float, default=0.01, help="on matrices only")
     parser.add_argument("--warmup", type=unit_interval, default=0.1, help="share of the steps until the peak")
     parser.add_argument("--accumulate", type=positive_int, default=1, help="batches per step of the optimizer")

@@ -207,6 +207,16 @@ def test_states_of_eight_bits_train_as_well(mine, tmp_path):
     assert run["validation"]["macro_f1"] > 0.9
 
 
+def test_row_adamw_ends_where_adamw_does_and_is_refused_where_it_would_do_nothing(mine, tmp_path, monkeypatch):
+    flags = {"epochs": 4, "dropout": 0, "lr": 1e-3}
+    with pytest.raises(UserError, match="take --optimizer adamw"):
+        train.main(train_argv(mine, tmp_path / "rows", optimizer="row-adamw", **flags))
+    monkeypatch.setattr("pocketbert.training.row_adamw.SMALLEST_TABLE", 1)
+    train.main(train_argv(mine, tmp_path / "dense", **flags))
+    train.main(train_argv(mine, tmp_path / "rows", optimizer="row-adamw", **flags))
+    torch.testing.assert_close(weights_after(tmp_path / "rows"), weights_after(tmp_path / "dense"), rtol=0, atol=5e-4)
+
+
 def test_paged_states_without_a_gpu_are_refused_before_the_data_is_read(tmp_path):
     with pytest.raises(UserError, match="take --optimizer adamw8bit"):
         train.main(train_argv(tmp_path / "missing.csv", tmp_path / "out", optimizer="paged-adamw8bit", device="cpu"))

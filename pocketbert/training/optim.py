@@ -13,16 +13,21 @@ import torch
 
 from pocketbert.errors import UserError
 from pocketbert.training.adamw8bit import AdamW8bit, PagedAdamW8bit
+from pocketbert.training.row_adamw import RowAdamW
 
 OPTIMIZERS = {  # --optimizer
     "adamw": partial(torch.optim.AdamW, fused=True),
     "adamw8bit": AdamW8bit,
     "paged-adamw8bit": PagedAdamW8bit,
+    "row-adamw": RowAdamW,
 }
 
 
 def check_optimizer(name, device):
-    """A UserError if there is nothing to page."""
+    """A UserError if an optimizer is of no use on this device."""
+    if name == "row-adamw" and device.type != "cpu":
+        raise UserError(f"--optimizer {name} saves the time that a CPU spends on rows that no text reads; on "
+                        f"{device.type} take --optimizer adamw")
     if name == "paged-adamw8bit" and device.type != "cuda":
         raise UserError(f"--optimizer {name} moves states between a GPU and the computer's memory; on {device.type} "
                         "they stay in one memory: take --optimizer adamw8bit")
@@ -99,3 +104,22 @@ def freeze_layers(model, num_layers):
     if num_layers:
         for part in (model.embeddings, *model.layers[:num_layers]):
             part.requires_grad_(False)
+
+
+def clip_grad_norm_(parameters, max_norm):
+    """Scale all gradients in place so that their common norm is at most max_norm; returns the norm before.
+
+    torch.nn.utils.clip_grad_norm_, with two differences: a sparse gradient (row_adamw.py) counts like the dense one
+    that it stands for, and on a CPU short gradients are left alone, where torch multiplies each number by 1.
+    """
+    grads = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # rows that occur twice are added before they are squared
+            grads.append(parameter.grad.values())
+        elif parameter.grad is not None:
+            grads.append(parameter.grad)
+    norm = torch.nn.utils.get_total_norm(grads)
+    if norm.device.type != "cpu" or not norm <= max_norm:  # reading it would make a GPU wait
+        torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

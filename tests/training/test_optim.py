@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pocketbert.cli import add_training_flags, parser_for
 from pocketbert.errors import UserError
 from pocketbert.training.optim import (
-    OPTIMIZERS,
     freeze_layers,
     parameter_groups,
     set_dropout,
@@ -35,13 +33,6 @@ def test_schedule_warms_up_to_the_peak_and_decays_to_zero():
 
 def test_schedule_without_warmup_starts_at_the_peak():
     assert rates(4, warmup=0.0) == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
-
-
-def test_every_optimizer_can_be_asked_for():
-    parser = parser_for("")
-    add_training_flags(parser, epochs=1, lr=1e-3)
-    [flag] = [action for action in parser._actions if action.dest == "optimizer"]
-    assert flag.choices == list(OPTIMIZERS)
 
 
 def test_each_layer_learns_at_a_share_of_the_rate_of_the_one_above_it():
