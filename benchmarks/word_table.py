@@ -97,8 +97,8 @@ def main(argv=None):
                      f"{memory['whole table, adamw'] - memory[name]:,.0f}"])
     run = provenance("benchmarks/word_table.py", vars(args), argv)
     page = ["# A large word table in training", "", markdown_table(rows, "lrrrr"), "",
-            f"{Path(args.model).name}, fp32, {args.texts} texts of {args.tokens} tokens; medians of {args.steps} steps, "
-            f"in turn. {hardware_line()}; commit {run['commit']}."]
+            f"{Path(args.model).name}, fp32, {args.texts} texts of {args.tokens} random tokens; medians of {args.steps} "
+            f"steps, in turn. {hardware_line()}; commit {run['commit']}."]
     write_text("\n".join(page) + "\n", Path(args.out) / "word_table.md")
     write_json({"variants": found, "run": run}, Path(args.out) / "word_table.json")
     print("\n".join(page))
