@@ -55,6 +55,8 @@ STUDENT        ?= bag:ngrams=3,embedding=32,hidden=32,buckets=8192
 TRAIN_FLAGS    ?= --epochs 15 --lr 6e-4 --patience 15
 PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --epochs 4 --lr 5e-4
 DISTILL_FLAGS  ?= --epochs 5 --lr 3e-3 --unlabelled demo:unlabelled
+POCKET         ?= cnn:vocab=2000,embedding=64,hidden=64
+POCKET_FLAGS   ?= --epochs 3 --lr 3e-3 --alpha 0.9 --unlabelled demo:unlabelled
 CONTROL_FLAGS  ?= --lr 1e-2
 else
 MODEL          ?= sentence-transformers/all-MiniLM-L6-v2
@@ -62,19 +64,22 @@ STUDENT        ?= teacher:layers=0,2,5
 TRAIN_FLAGS    ?= --epochs 2 --lr 1e-4
 PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --refit --epochs 1 --lr 1e-4 --teacher self
 DISTILL_FLAGS  ?= --epochs 3 --lr 1e-4
+POCKET         ?= cnn
+POCKET_FLAGS   ?= --augment 4 --epochs 4 --lr 2e-3 --alpha 0.9 --batch-size 128
 endif
 CONTROL_FLAGS  ?=
 QUANTIZE_FLAGS ?=
 EVALUATE_FLAGS ?=
 override MODEL   := $(value MODEL)
 override STUDENT := $(value STUDENT)
-export MODEL STUDENT
+override POCKET  := $(value POCKET)
+export MODEL STUDENT POCKET
 
 PYTHON    := .venv/bin/python
 INSTALLED := $(if $(filter .venv/%,$(PYTHON)),.venv/.installed)
 
 # ---- the steps ---------------------------------------------------------------------------------------------
-STEPS    := teacher pruned int8 pruned-int8 student student-alone
+STEPS    := teacher pruned int8 pruned-int8 student student-alone cnn pocket
 MODELS   := $(STEPS:%=$(RUNS)/%/run.json)
 REPORT   := $(RUNS)/report/results.md
 
@@ -92,9 +97,12 @@ CMD_pruned-int8   := quantize.py --model $(RUNS)/pruned --out $(RUNS)/pruned-int
 CMD_student       := $(DISTILL) --out $(RUNS)/student
 # The same flags, so that it makes as many steps as the student; a flag that is given twice has its last value.
 CMD_student-alone := $(DISTILL) --out $(RUNS)/student-alone --alpha 0 $(CONTROL_FLAGS)
+CMD_cnn           := distill.py --teacher $(RUNS)/teacher --student "$$POCKET" --out $(RUNS)/cnn $(TRAINING) \
+                     $(POCKET_FLAGS) $(if $(UNLABELLED),--unlabelled $(UNLABELLED))
+CMD_pocket        := quantize.py export --model $(RUNS)/cnn --out $(RUNS)/pocket --format onnx-int8 $(COMMON)
 CMD_report        := evaluate.py $(STEPS:%=$(RUNS)/%) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
-.PHONY: all table teacher pruned int8 student control report test test-unit test-end-to-end lint bench curves kills \
+.PHONY: all table teacher pruned int8 student control pocket report test test-unit test-end-to-end lint bench curves kills \
         clean help FORCE
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
@@ -107,6 +115,7 @@ pruned: $(RUNS)/pruned/run.json $(RUNS)/pruned-int8/run.json ## prune half of it
 int8: $(RUNS)/int8/run.json               ## the teacher in int8
 student: $(RUNS)/student/run.json         ## distill the teacher into a student
 control: $(RUNS)/student-alone/run.json   ## the same student without a teacher
+pocket: $(RUNS)/pocket/run.json           ## a convolutional student, exported to int8: the model to ship
 report: $(REPORT)                         ## results.md, results.csv, results.json and pictures
 
 # Print the words of a command line as the shell expands them, then run it.
@@ -115,9 +124,9 @@ run = @printf '%s ' $(PYTHON) $(1); echo; $(PYTHON) $(1)
 $(RUNS)/%/run.json: $(RUNS)/.commands/% | $(INSTALLED)
 	$(call run,$(CMD_$*))
 $(RUNS)/teacher/run.json: $(RUNS)/.commands/data
-$(RUNS)/pruned/run.json $(RUNS)/int8/run.json $(RUNS)/student/run.json $(RUNS)/student-alone/run.json: \
-        $(RUNS)/teacher/run.json
+$(foreach step,pruned int8 student student-alone cnn,$(RUNS)/$(step)/run.json): $(RUNS)/teacher/run.json
 $(RUNS)/pruned-int8/run.json: $(RUNS)/pruned/run.json
+$(RUNS)/pocket/run.json: $(RUNS)/cnn/run.json
 $(REPORT): $(MODELS) $(RUNS)/.commands/report
 	$(call run,$(CMD_report))
 
@@ -139,10 +148,10 @@ $(RUNS)/.commands/data: FORCE
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 # ---- the environment and the tests -------------------------------------------------------------------------
-# A virtual environment with requirements.txt; tests and benchmarks add requirements-dev.txt.
-.venv/.installed: requirements.txt
+# A virtual environment with what the chain needs; tests and benchmarks add requirements-dev.txt.
+.venv/.installed: requirements.txt requirements-onnx.txt
 	python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-onnx.txt
 	@touch $@
 .venv/.installed-dev: requirements-dev.txt requirements-deploy.txt .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
@@ -190,4 +199,5 @@ clean:                                    ## remove this chain's models and repo
 help:                                     ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/' | sort
 	@echo
-	@printf 'now: MODEL=%s DATA=%s DATA_DIR=%s STUDENT=%s RUNS=%s\n' "$$MODEL" "$$DATA" "$$DATA_DIR" "$$STUDENT" $(RUNS)
+	@printf 'now: MODEL=%s DATA=%s DATA_DIR=%s STUDENT=%s POCKET=%s RUNS=%s\n' "$$MODEL" "$$DATA" "$$DATA_DIR" "$$STUDENT" \
+	    "$$POCKET" $(RUNS)

@@ -44,7 +44,7 @@ from pocketbert.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = "scratch:layers=2,hidden=16,heads=2,vocab=200"
-CHAIN = ["teacher", "pruned", "int8", "pruned-int8", "student", "student-alone"]
+CHAIN = ["teacher", "pruned", "int8", "pruned-int8", "student", "student-alone", "cnn", "pocket"]
 FAULTS = ["a mixture", "does not end", "other weights", "other files"]
 
 
@@ -62,7 +62,8 @@ def all_steps():
     train = "--data {data} --seed {seed} --epochs 2 --lr 1e-2 --batch-size 16"
     settings = ["DATA={data}", "RUNS={out}", "SEED={seed}", f"MODEL={TINY}", "STUDENT=teacher:layers=0",
                 "TRAIN_FLAGS=--epochs 2 --lr 1e-2", "PRUNE_FLAGS=--heads 0.5 --ffn 0.5 --epochs 1 --samples 64",
-                "DISTILL_FLAGS=--epochs 1 --lr 5e-3", "EVALUATE_FLAGS=--timed 2", f"PYTHON={sys.executable}"]
+                "DISTILL_FLAGS=--epochs 1 --lr 5e-3", "POCKET=cnn:vocab=200,hidden=8,embedding=8",
+                "POCKET_FLAGS=--epochs 1 --lr 5e-3", "EVALUATE_FLAGS=--timed 2", f"PYTHON={sys.executable}"]
     python = [sys.executable]
     return [
         Step("train", [*python, "train.py", "--model", TINY, "--out", "{out}/m", *train.split()], ["m"]),

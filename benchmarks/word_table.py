@@ -96,8 +96,8 @@ def main(argv=None):
         rows.append([name, f"{found[name]['ms']:.0f}", f"{found[name]['speedup']:.2f}", f"{memory[name]:,.0f}",
                      f"{memory['whole table, adamw'] - memory[name]:,.0f}"])
     run = provenance("benchmarks/word_table.py", vars(args), argv)
-    about = (f"{Path(args.model).name}, fp32, {args.texts} texts of {args.tokens} random tokens; medians of {args.steps} "
-             f"steps, in turn. {hardware_line()}; commit {run['commit']}.")
+    about = (f"{Path(args.model).name}, fp32, {args.texts} texts of {args.tokens} random tokens; medians of "
+             f"{args.steps} steps, in turn. {hardware_line()}; commit {run['commit']}.")
     page = ["# A large word table in training", "", markdown_table(rows, "lrrrr"), "", about]
     write_text("\n".join(page) + "\n", Path(args.out) / "word_table.md")
     write_json({"variants": found, "run": run}, Path(args.out) / "word_table.json")

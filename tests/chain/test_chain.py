@@ -1,4 +1,4 @@
-"""`make all` from a file of texts to a table of six models, wrong input to the scripts, and every kind of model."""
+"""`make all` from a file of texts to a table of eight models, wrong input to the scripts, and every kind of model."""
 
 import csv
 import shutil
@@ -26,7 +26,7 @@ def times(folder):
 
 # --- the whole chain --------------------------------------------------------------------------------------
 
-def test_make_all_ends_with_a_table_of_six_models_a_second_one_does_nothing_and_clean_removes_it_all(mine):
+def test_make_all_ends_with_a_table_of_eight_models_a_second_one_does_nothing_and_clean_removes_it_all(mine):
     runs = mine.parent / "runs"
     done = make(mine, "all")
     assert done.returncode == 0, done.stdout + done.stderr
