@@ -19,15 +19,20 @@ the same command continues a search that was stopped, if the data and the models
 Validation texts decide; the test split is not read.
 """
 
+import argparse
 import contextlib
 import fcntl
 import hashlib
+import inspect
 import os
 import shlex
 import shutil
 import sqlite3
+import sys
 import time
 import warnings
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -35,19 +40,41 @@ import optuna
 from optuna.trial import TrialState
 
 import distill
+import evaluate
 import prune
+import quantize
 import train
-from data_utils import load_dataset, unlabelled_texts
-from pocketbert.cli import nonnegative_float, parser_for, positive_int, run_script
+from data_utils import align_labels, load_dataset, open_data, unlabelled_texts
+from model_utils import load_model, open_model
+from pocketbert.cli import add_common_flags, nonnegative_float, nonnegative_int, parser_for, positive_int, run_script
 from pocketbert.errors import TrainingDiverged, UserError
+from pocketbert.evaluation.cascade_report import halves
+from pocketbert.evaluation.opening import open_models
 from pocketbert.files import read_json, replacing_files, write_json
 from pocketbert.hub import repository
 from pocketbert.models.config import EncoderConfig
-from pocketbert.models.folder import FOLDER_FILES, parent_of
+from pocketbert.models.device import seed_everything
+from pocketbert.models.folder import FOLDER_FILES, is_pretrained_only, parent_of
 from pocketbert.models.recipes import RECIPES, recipe_depth
 from pocketbert.models.recurrent_config import RecurrentConfig
+from pocketbert.search.budget import WORDS, parse_budget
+from pocketbert.search.candidates import EPOCHS, recipe_of
+from pocketbert.search.end import (
+    choose,
+    explain_miss,
+    front_rows,
+    front_table,
+    keep_best,
+    to_measure_again,
+    write_front,
+)
+from pocketbert.search.measure import make_bench
+from pocketbert.search.pareto import OutOfTime, Task, try_candidate
+from pocketbert.search.study import open_study as open_pareto_study
+from pocketbert.search.study import promote, records
 
 SCRIPTS = {"train": train, "prune": prune, "distill": distill}
+FINISH = 0.1  # share of the minutes of `pareto` for the last measurement
 
 # The search space, one line a flag: change a line to search elsewhere. depth: how many layers the model has.
 # Budgets (--heads, --sparsity ...) are not in it: a larger model scores better, so the search would keep everything.
@@ -233,10 +260,8 @@ def check_settings(earlier, settings, out):
 
 def open_study(out, seed):
     """The study in OUT/study.db, which is made if it is not there, as the last process left it or its kill."""
-    # The path is not part of the URL, in which ? # % { have a meaning of their own.
-    connect = {"creator": lambda: sqlite3.connect(out / "study.db")}
-    storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=connect)
-    study = optuna.create_study(study_name="search", storage=storage, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(study_name="search", storage=sqlite_storage(out / "study.db"), direction="maximize",
+                                load_if_exists=True)
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # of a process that was killed
         study.tell(trial.number, state=TrialState.FAIL)
     complete = study.get_trials(states=[TrialState.COMPLETE])
@@ -307,6 +332,9 @@ def parse_script_flags(script, fixed, out):
 
 def main(argv=None):
     """Returns the best trial: {"number", "macro_f1", "flags", "folder"}; folder None: its model is not there."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["pareto"]:
+        return main_pareto(argv[1:])
     args, fixed = parse_args(argv)
     out = Path(args.out)
     given = parse_script_flags(args.script, fixed, out)
@@ -342,6 +370,149 @@ def print_end(study, script, out, pictures):
     print(shlex.join(["python", f"{script}.py", *flags, "--out", str(out / "again")]))
     folder = str(out / "best") if kept else None
     return {"number": best.number, "macro_f1": best.value, "flags": flags, "folder": folder}
+
+
+# ---- pareto: the smallest model that is good enough ----------------------------------------------------------
+
+def parse_args_pareto(argv):
+    parser = parser_for(inspect.getdoc(main_pareto), prog="search.py pareto")
+    parser.add_argument("--teacher", required=True, help="a fine-tuned encoder, or a checkpoint to fine-tune first")
+    parser.add_argument("--budget", type=budget, default="", help="what the model must keep and may cost, such as "
+                        f"'keep>=0.97 ms_1<=0.5 size_mb<=2' or 'ms_1<=baseline/50'; words: {', '.join(WORDS)} "
+                        "(default: none, the whole front)")
+    parser.add_argument("--keep-on", choices=["point", "low"], default="point",
+                        help="what `keep` means: the score itself, or the lower end of its 95 %% interval")
+    parser.add_argument("--minutes", type=nonnegative_float, default=60, help="for everything")
+    parser.add_argument("--trials", type=positive_int, default=1000, help="at most so many trainings in all")
+    parser.add_argument("--kinds", nargs="+", choices=list(EPOCHS), default=list(EPOCHS), metavar="KIND",
+                        help=f"which candidates: {', '.join(EPOCHS)}")
+    parser.add_argument("--augment", type=nonnegative_int, default=4, help="new versions of each training text")
+    parser.add_argument("--unlabelled", nargs="+", default=[], metavar="TEXTS",
+                        help="texts for the teacher to label: files, registered datasets (default: none)")
+    parser.add_argument("--out", required=True, help="the folder for the candidates, the front and best/")
+    parser.add_argument("--max-train", type=positive_int, help="a stratified subset of so many training rows")
+    add_common_flags(parser)
+    return parser.parse_args(argv)
+
+
+def data_argv(args):
+    """The flags with which every script finds the same data."""
+    given = {name: args[name] for name in ("data", "data_dir", "text", "label", "max_length", "max_train", "seed")}
+    return [str(part) for name, value in given.items() if value is not None
+            for part in (f"--{name.replace('_', '-')}", value)]
+
+
+def claim_folder(out, settings):
+    """Make the folder OUT, or see that it is of the same search. Several processes may work in it."""
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "pareto.json").is_file():
+        check_settings(read_json(out / "pareto.json"), settings, out)
+    elif any(not path.name.startswith(".tmp.") for path in out.iterdir()):
+        raise UserError(f"--out {out} holds files but no pareto.json, so it is no search of ours and is left alone; "
+                        "name another folder")
+    else:
+        write_json(settings, out / "pareto.json")
+
+
+def fine_tuned(teacher, out, data):
+    """The folder of the teacher; a checkpoint without a head is fine-tuned first, as in the README's first command."""
+    if not is_pretrained_only(teacher):
+        return teacher
+    folder = out / "teacher"
+    if not (folder / "run.json").is_file():
+        train.main(["--model", teacher, "--lr", "1e-4", "--epochs", "2", *data, "--out", str(folder)])
+    return str(folder)
+
+
+def int8_of(teacher, out, data):
+    """The folder that labels texts: the teacher in int8, where that is faster here; else the teacher."""
+    folder = out / "teacher-int8"
+    if not (folder / "run.json").is_file():
+        try:
+            quantize.main(["--model", teacher, "--out", str(folder), *data])
+        except UserError as error:  # slower than fp32 here
+            print(f"the fp32 teacher labels the texts: {error}")
+            return teacher
+    return str(folder)
+
+
+def sqlite_storage(path):
+    """Optuna's storage in a SQLite file. The path is not part of the URL, in which ? # % { have a meaning."""
+    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(path)})
+
+
+def budget(text):
+    try:
+        return parse_budget(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(error) from None
+
+
+def main_pareto(argv):
+    """Find the cheapest model that is good enough: students of several kinds, sizes and forms, each measured.
+
+    One half of the validation texts chooses, the other half reports: the best of many on some texts is partly lucky
+    there. A budget has no model inside it: exit code 3, and the nearest models. Optuna suggests the candidates
+    (pocketbert/search/candidates.py), successive halving decides which are trained to the end (halving.py). The same
+    command goes on after a kill, and several at once share the work.
+
+        python search.py pareto --teacher runs/demo/teacher --data demo --unlabelled demo:unlabelled \\
+            --budget "keep>=0.97 size_mb<=0.5" --minutes 5 --out runs/demo/pareto
+    """
+    args = parse_args_pareto(argv)
+    out = Path(args.out)
+    deadline = time.monotonic() + 60 * (args.minutes or 1e9)
+    seed_everything(args.seed)
+    training = data_argv(vars(args))
+    texts = ["--augment", str(args.augment), *(["--unlabelled", *args.unlabelled] if args.unlabelled else [])]
+    settings = {"command": shlex.join(["pareto", args.teacher, *training, *texts, *args.kinds]),
+                "data": load_dataset(args.data, args.data_dir, args.text, args.label).fingerprint,
+                "models": {args.teacher: parent_of(args.teacher)["sha256"]},
+                "texts": {name: hash_texts(unlabelled_texts(name, args.data_dir)[0]) for name in args.unlabelled}}
+    claim_folder(out, settings)
+
+    # 1. The teacher, and the two halves of the validation texts
+    teacher = fine_tuned(args.teacher, out, training)
+    data = open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed)
+    data = align_labels(data, load_model(teacher)[0].config.label_names)
+    choosing, reporting = halves(data.validation)
+    print(f"{len(choosing):,} validation texts choose, {len(reporting):,} report")
+    bench = make_bench(teacher, choosing, data.label_names, evaluate.latencies, evaluate.paired_bootstrap)
+    print(f"teacher: macro-F1 {bench.row['macro_f1']:.4f}, {bench.row['size_mb']:.1f} MB, {bench.row['ms_1']:.2f} ms")
+    task = Task(out, bench, args.budget, args.kinds,
+                {"distill": distill.main, "prune": prune.main, "quantize": quantize.main},
+                lambda candidate: open_model(recipe_of(candidate, 0), data)[:2], teacher,
+                int8_of(teacher, out, training), training, texts)
+
+    # 2. Candidates, until the time is over
+    study = open_pareto_study(sqlite_storage(out / "study.db"), args.kinds, args.seed)
+    task.deadline = deadline - FINISH * 60 * args.minutes
+    while len(records(study)) < args.trials and not task.is_over:
+        promote(study)
+        study.optimize(partial(try_candidate, task=task), n_trials=1, catch=(OutOfTime,))
+
+    # 3. The choice on one half, the report on the other
+    rows = [row for trial in records(study) for row in trial["rows"]]
+    if args.keep_on == "low":
+        rows = [row | {"keep": row["keep_low"]} for row in rows]
+    chosen = choose(rows, args.budget, bench.row)
+    front = to_measure_again(rows, chosen)
+    if front:
+        models = open_models([teacher, *(row["folder"] for row in front)], ["teacher", *(
+            Path(row["folder"]).name for row in front)], args.device)
+        results = evaluate.compare(models, replace(data, validation=reporting), split="validation", baseline="teacher")
+        found = front_rows(front, results)
+        write_front(found, results, out)
+        print("\n" + front_table(found) + "\n")
+    if not chosen:
+        raise explain_miss(rows, args.budget, bench.row, f"{out / 'front.csv'} has the whole front; give it more "
+                           "--minutes, more --unlabelled texts or a larger budget")
+    [row] = [row for row in found if row["folder"] == chosen["folder"]]
+    best = keep_best(chosen, row, out)
+    print(f"{best}: {row['model']}, {row['size_mb']:.2f} MB, {row['speedup_1']:.1f} x faster for one text; keeps "
+          f"{row['keep']:.1%} of the teacher's macro-F1 on texts that did not choose it")
+    print(f"made again by: bash {shlex.quote(str(best / 'rebuild.sh'))} NEW_FOLDER")
+    return row
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     quantization/   quantize.py     the stored formats and the arithmetic behind each, export to graph runtimes
     distillation/   distill.py      losses, several teachers, the cache of their logits, augmentation
     evaluation/     evaluate.py     scores and their intervals, times, tables, pictures, cascades
+    search/         search.py       pareto: budgets, candidates, halving, the front, rebuild.sh
     models/         model_utils.py  the networks, the model folder, recipes, hooks
     data/           data_utils.py   datasets, labels, splits, tables, tokenizers, batches
 

@@ -22,6 +22,7 @@ MAY_IMPORT = {  # folder of pocketbert -> the folders that it may import; "root"
     "distillation": BELOW,
     "evaluation": BELOW,
     "training": BELOW | {"quantization"},
+    "search": BELOW | {"evaluation"},
 }
 MAY_BE_LONG = {"main", "parse_args"}  # a numbered story, a list of flags
 TOP_LEVEL = [*DOORS, *SCRIPTS]

@@ -1,0 +1,119 @@
+"""The Optuna study of `search.py pareto`: its storage, its trials as plain records, what is tried next.
+
+A trial is a candidate that is trained for one number of epochs. What it has found is in its user attributes:
+
+    candidate, epochs    see candidates.py
+    rows                 scores and costs of each form of its model, see measure.py; [] if it was not trained
+    affordable           does one form meet the costs of the budget?
+    worker               [host, process number]
+
+The values that Optuna sees are (macro-F1, log milliseconds for one text, log megabytes) of its best affordable form.
+"""
+
+import math
+import os
+import socket
+import warnings
+
+import optuna
+from optuna.trial import TrialState
+
+from pocketbert.search.candidates import EPOCHS, FIRST, as_params
+from pocketbert.search.halving import next_promotion
+
+DIRECTIONS = ["maximize", "minimize", "minimize"]
+STARTUP_TRIALS = 10  # before the sampler has a model of the space
+
+
+def open_study(storage, kinds, seed):
+    """The study in an Optuna storage, which is made and given the first candidates if it is not there.
+
+    storage: of optuna.storages    kinds: which kinds of candidates are tried
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(study_name="pareto", storage=storage, directions=DIRECTIONS, load_if_exists=True)
+    repeat_failed_trials(study)
+    for candidate in FIRST:
+        if candidate["kind"] in kinds:
+            enqueue(study, candidate, EPOCHS[candidate["kind"]][0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls three arguments experimental
+        # Another seed after each interruption and in each worker, or all would suggest the same values.
+        sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=STARTUP_TRIALS,
+                                             multivariate=True, group=True, constant_liar=True)
+        lowest = {f"{kind}.epochs": EPOCHS[kind][0] for kind in kinds}
+        study.sampler = optuna.samplers.PartialFixedSampler(lowest, sampler)
+    return study
+
+
+def enqueue(study, candidate, epochs):
+    """Let the next free worker train this candidate, unless it was or will be trained."""
+    study.enqueue_trial(as_params(candidate, epochs), user_attrs={"candidate": candidate, "epochs": epochs},
+                        skip_if_exists=True)
+
+
+def repeat_failed_trials(study):
+    """What a killed process has left running, and what failed for lack of time, is tried again.
+
+    Nothing is lost: what had been trained is in the candidate's folder.
+    """
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        if not is_alive(trial.user_attrs.get("worker")):
+            study.tell(trial.number, state=TrialState.FAIL)
+    there = [(trial["candidate"], trial["epochs"]) for trial in records(study)]
+    for trial in study.get_trials(states=[TrialState.FAIL]):
+        again = trial.user_attrs.get("candidate"), trial.user_attrs.get("epochs")
+        if again[0] and again not in there:
+            there.append(again)
+            study.enqueue_trial(as_params(*again), user_attrs={"candidate": again[0], "epochs": again[1]})
+
+
+def this_worker():
+    return [socket.gethostname(), os.getpid()]
+
+
+def is_alive(worker):
+    """Does the process still run? Of another host nothing is known: yes."""
+    if not worker:
+        return False
+    host, process = worker
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def records(study):
+    """The trials that count, as the dictionaries that halving.py wants."""
+    trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING,
+                                                      TrialState.WAITING])
+    return [{"candidate": trial.user_attrs["candidate"], "epochs": trial.user_attrs["epochs"],
+             "rows": trial.user_attrs.get("rows", []), "affordable": trial.user_attrs.get("affordable", False)}
+            for trial in trials if "candidate" in trial.user_attrs]
+
+
+def promote(study):
+    """Enqueue the promising candidate whose turn it is to be trained further, if there is one."""
+    if promotion := next_promotion(records(study)):
+        enqueue(study, *promotion)
+
+
+def values_of(rows, affordable_rows):
+    """What Optuna sees of a trial: of its affordable forms, or of all if there are none, the best one."""
+    row = max(affordable_rows or rows, key=lambda row: (row["macro_f1"], -row["size_mb"]))
+    return row["macro_f1"], math.log(row["ms_1"]), math.log(row["size_mb"])
+
+
+def expected_seconds(study, candidate, epochs):
+    """How long a trial will take, by the slowest finished one of its kind and its number of epochs; 0: nobody knows."""
+    seconds = 0.0
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        if trial.user_attrs["candidate"]["kind"] == candidate["kind"]:
+            share = (1 + epochs) / (1 + trial.user_attrs["epochs"])
+            seconds = max(seconds, share * trial.duration.total_seconds())
+    return seconds
