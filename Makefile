@@ -57,6 +57,8 @@ PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --epochs 4 --lr 5e-4
 DISTILL_FLAGS  ?= --epochs 5 --lr 3e-3 --unlabelled demo:unlabelled
 POCKET         ?= cnn:vocab=2000,embedding=64,hidden=64
 POCKET_FLAGS   ?= --epochs 3 --lr 3e-3 --alpha 0.9 --unlabelled demo:unlabelled
+PARETO_FLAGS   ?= --augment 0 --unlabelled demo:unlabelled
+MINUTES        ?= 4
 CONTROL_FLAGS  ?= --lr 1e-2
 else
 MODEL          ?= sentence-transformers/all-MiniLM-L6-v2
@@ -66,6 +68,8 @@ PRUNE_FLAGS    ?= --heads 0.5 --ffn 0.5 --refit --epochs 1 --lr 1e-4 --teacher s
 DISTILL_FLAGS  ?= --epochs 3 --lr 1e-4
 POCKET         ?= cnn
 POCKET_FLAGS   ?= --augment 4 --epochs 4 --lr 2e-3 --alpha 0.9 --batch-size 128
+PARETO_FLAGS   ?=
+MINUTES        ?= 60
 endif
 CONTROL_FLAGS  ?=
 QUANTIZE_FLAGS ?=
@@ -73,7 +77,8 @@ EVALUATE_FLAGS ?=
 override MODEL   := $(value MODEL)
 override STUDENT := $(value STUDENT)
 override POCKET  := $(value POCKET)
-export MODEL STUDENT POCKET
+override BUDGET  := $(value BUDGET)
+export MODEL STUDENT POCKET BUDGET
 
 PYTHON    := .venv/bin/python
 INSTALLED := $(if $(filter .venv/%,$(PYTHON)),.venv/.installed)
@@ -100,9 +105,12 @@ CMD_student-alone := $(DISTILL) --out $(RUNS)/student-alone --alpha 0 $(CONTROL_
 CMD_cnn           := distill.py --teacher $(RUNS)/teacher --student "$$POCKET" --out $(RUNS)/cnn $(TRAINING) \
                      $(POCKET_FLAGS) $(if $(UNLABELLED),--unlabelled $(UNLABELLED))
 CMD_pocket        := quantize.py export --model $(RUNS)/cnn --out $(RUNS)/pocket --format onnx-int8 $(COMMON)
+CMD_pareto        := search.py pareto --teacher $(RUNS)/teacher --budget "$$BUDGET" --minutes $(MINUTES) \
+                     --out $(RUNS)/pareto $(COMMON) --seed $(SEED) $(PARETO_FLAGS) \
+                     $(if $(UNLABELLED),--unlabelled $(UNLABELLED))
 CMD_report        := evaluate.py $(STEPS:%=$(RUNS)/%) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
-.PHONY: all table teacher pruned int8 student control pocket report test test-unit test-end-to-end lint bench curves kills \
+.PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end lint bench curves kills \
         clean help FORCE
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
@@ -116,6 +124,8 @@ int8: $(RUNS)/int8/run.json               ## the teacher in int8
 student: $(RUNS)/student/run.json         ## distill the teacher into a student
 control: $(RUNS)/student-alone/run.json   ## the same student without a teacher
 pocket: $(RUNS)/pocket/run.json           ## a convolutional student, exported to int8: the model to ship
+pareto: $(RUNS)/teacher/run.json          ## the cheapest model inside BUDGET="keep>=0.97 size_mb<=2", in MINUTES
+	$(call run,$(CMD_pareto))
 report: $(REPORT)                         ## results.md, results.csv, results.json and pictures
 
 # Print the words of a command line as the shell expands them, then run it.

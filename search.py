@@ -54,11 +54,12 @@ from pocketbert.files import read_json, replacing_files, write_json
 from pocketbert.hub import repository
 from pocketbert.models.config import EncoderConfig
 from pocketbert.models.device import seed_everything
+from pocketbert.models.encoder import Encoder
 from pocketbert.models.folder import FOLDER_FILES, is_pretrained_only, parent_of
 from pocketbert.models.recipes import RECIPES, recipe_depth
 from pocketbert.models.recurrent_config import RecurrentConfig
 from pocketbert.search.budget import WORDS, parse_budget
-from pocketbert.search.candidates import EPOCHS, recipe_of
+from pocketbert.search.candidates import EPOCHS, OF_ENCODERS, recipe_of
 from pocketbert.search.end import (
     choose,
     explain_miss,
@@ -70,8 +71,8 @@ from pocketbert.search.end import (
 )
 from pocketbert.search.measure import make_bench
 from pocketbert.search.pareto import OutOfTime, Task, try_candidate
+from pocketbert.search.study import num_tried, promote, records, same_teacher
 from pocketbert.search.study import open_study as open_pareto_study
-from pocketbert.search.study import promote, records
 
 SCRIPTS = {"train": train, "prune": prune, "distill": distill}
 FINISH = 0.1  # share of the minutes of `pareto` for the last measurement
@@ -395,11 +396,11 @@ def parse_args_pareto(argv):
     return parser.parse_args(argv)
 
 
-def data_argv(args):
-    """The flags with which every script finds the same data."""
-    given = {name: args[name] for name in ("data", "data_dir", "text", "label", "max_length", "max_train", "seed")}
-    return [str(part) for name, value in given.items() if value is not None
-            for part in (f"--{name.replace('_', '-')}", value)]
+def data_argv(given):
+    """The flags with which every script finds the same data. given: {flag: value}"""
+    names = ("data", "data_dir", "text", "label", "max_length", "max_train", "seed")
+    return [str(part) for name in names if given[name] is not None
+            for part in (f"--{name.replace('_', '-')}", given[name])]
 
 
 def claim_folder(out, settings):
@@ -477,17 +478,22 @@ def main_pareto(argv):
     data = align_labels(data, load_model(teacher)[0].config.label_names)
     choosing, reporting = halves(data.validation)
     print(f"{len(choosing):,} validation texts choose, {len(reporting):,} report")
-    bench = make_bench(teacher, choosing, data.label_names, evaluate.latencies, evaluate.paired_bootstrap)
+    bench = make_bench(teacher, choosing, data.label_names, evaluate.latencies, evaluate.paired_bootstrap,
+                       wants_memory=any(condition.word == "memory_mb" for condition in args.budget))
+    kinds = [kind for kind in args.kinds if kind not in OF_ENCODERS or isinstance(bench.teacher.model, Encoder)]
     print(f"teacher: macro-F1 {bench.row['macro_f1']:.4f}, {bench.row['size_mb']:.1f} MB, {bench.row['ms_1']:.2f} ms")
-    task = Task(out, bench, args.budget, args.kinds,
+    task = Task(out, bench, args.budget, kinds,
                 {"distill": distill.main, "prune": prune.main, "quantize": quantize.main},
                 lambda candidate: open_model(recipe_of(candidate, 0), data)[:2], teacher,
                 int8_of(teacher, out, training), training, texts)
 
     # 2. Candidates, until the time is over
-    study = open_pareto_study(sqlite_storage(out / "study.db"), args.kinds, args.seed)
+    with open(out / "pareto.json") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # two workers that start at once: one makes the tables, the other waits
+        study = open_pareto_study(sqlite_storage(out / "study.db"), kinds, args.seed)
+    bench.row = same_teacher(study, bench.row)
     task.deadline = deadline - FINISH * 60 * args.minutes
-    while len(records(study)) < args.trials and not task.is_over:
+    while num_tried(study) < args.trials and not task.is_over:
         promote(study)
         study.optimize(partial(try_candidate, task=task), n_trials=1, catch=(OutOfTime,))
 
@@ -502,7 +508,7 @@ def main_pareto(argv):
             Path(row["folder"]).name for row in front)], args.device)
         results = evaluate.compare(models, replace(data, validation=reporting), split="validation", baseline="teacher")
         found = front_rows(front, results)
-        write_front(found, results, out)
+        write_front(found, rows, results, out)
         print("\n" + front_table(found) + "\n")
     if not chosen:
         raise explain_miss(rows, args.budget, bench.row, f"{out / 'front.csv'} has the whole front; give it more "

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from pocketbert.errors import UserError
+from pocketbert.errors import BudgetMissed, UserError
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -164,7 +164,8 @@ def data_flags(data, data_dir, text, label):
 
 
 def run_script(main):
-    """Run a script's main; a user's error becomes one line on stderr and exit code 1, unless --debug is given."""
+    """Run a script's main. A user's error becomes one line on stderr and exit code 1, or 3 if no model meets a budget;
+    with --debug it keeps its traceback."""
     try:
         main()
     except KeyboardInterrupt as stop:
@@ -173,4 +174,8 @@ def run_script(main):
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+        line = f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}"
+        if isinstance(error, BudgetMissed):
+            print(line, file=sys.stderr)
+            sys.exit(3)
+        sys.exit(line)

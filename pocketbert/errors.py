@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class BudgetMissed(UserError):
+    """No model meets what was asked for; the script ends with exit code 3."""
+
+
 NOT_FINITE = ("the model's logits are NaN or infinite: training has diverged (lower --lr), or the weights are damaged")
 
 

@@ -23,6 +23,7 @@ SPACE = {
     "pruned": {"share": [0.25, 0.5, 0.75]},
 }
 EPOCHS = {"cnn": [1, 3, 6], "gru": [1, 3, 6], "bag": [1, 3, 6], "layers": [1, 3], "pruned": [0, 1]}
+OF_ENCODERS = ("layers", "pruned")  # made of the teacher's own layers
 SIZES = ("vocab", "embedding", "hidden", "layers")  # what a recipe says of a student
 FIRST = (  # tried before the sampler has a say: one of each kind, so that it has seen them all
     {"kind": "cnn", "vocab": 8000, "embedding": 128, "hidden": 128, "layers": 2, "lr": 2e-3, "alpha": 0.9},
@@ -41,6 +42,11 @@ def suggest(trial, kinds):
     for name, values in SPACE[kind].items():
         candidate[name] = trial.suggest_categorical(f"{kind}.{name}", values)
     return candidate, trial.suggest_categorical(f"{kind}.epochs", EPOCHS[kind])
+
+
+def sizes_of(candidate):
+    """What decides the costs of a candidate: its kind and sizes, not how it is trained."""
+    return {name: value for name, value in candidate.items() if name not in ("lr", "alpha")}
 
 
 def as_params(candidate, epochs):

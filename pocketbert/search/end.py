@@ -5,22 +5,18 @@ import io
 import shutil
 from pathlib import Path
 
-from pocketbert.errors import UserError
+from pocketbert.errors import BudgetMissed
 from pocketbert.evaluation.plots import plot_scores
 from pocketbert.evaluation.tables import difference_cell, markdown_table
 from pocketbert.files import replacing_files, write_json, write_text
+from pocketbert.hardware import hardware_line
 from pocketbert.models.folder import FOLDER_FILES
 from pocketbert.search.budget import violations
 from pocketbert.search.front import cheapest, front_of
-from pocketbert.search.rebuild import commands_to, rebuild_script
+from pocketbert.search.page import front_page
+from pocketbert.search.rebuild import rebuild_script, steps_to
 
 MOST = 12  # models that are measured again at the end
-
-
-class BudgetMissed(UserError):
-    """No model is inside the budget; the script ends with exit code 3."""
-
-    exit_code = 3
 
 
 def choose(rows, conditions, baseline):
@@ -83,14 +79,18 @@ def front_table(rows):
     return markdown_table(table, "l" + "r" * (len(table[0]) - 1))
 
 
-def write_front(rows, results, out):
-    """front.csv and front.png."""
+def write_front(rows, all_rows, results, out):
+    """front.csv, front.png and front.html. all_rows: of every model that was measured"""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
     write_text(file.getvalue(), out / "front.csv")
     plot_scores(results, "bytes_mb", "MB of the model file", out / "front.png")
+    about = (f"Scores and times of {len(all_rows)} models on the half of the validation texts that chooses; "
+             f"{len(rows)} of them, and the teacher, were measured again on the other half: front.csv. "
+             f"{hardware_line(results.hardware)}.")
+    write_text(front_page(all_rows, front_of(all_rows), f"Small models for {results.data}", about), out / "front.html")
 
 
 def keep_best(row, found, out):
@@ -101,7 +101,7 @@ def keep_best(row, found, out):
         for name in FOLDER_FILES:
             if (folder / name).is_file() and name != "run.json":
                 shutil.copyfile(folder / name, staging / name)
-        write_text(rebuild_script(commands_to(folder)), staging / "rebuild.sh")
+        write_text(rebuild_script(steps_to(folder)), staging / "rebuild.sh")
         write_json(found, staging / "pareto.json")
         shutil.copyfile(folder / "run.json", staging / "run.json")
     return best

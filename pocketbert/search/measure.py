@@ -6,8 +6,12 @@ takes turns with the teacher, and its milliseconds are
     (teacher's median of the first measurement) * median over the texts of (model's time / teacher's time)
 """
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,14 +35,15 @@ class Bench:
     label_names: list[str]
     latencies: object  # evaluate.latencies
     bootstrap: object  # evaluate.paired_bootstrap
+    wants_memory: bool = False  # does the budget bound the memory of a process?
     ids: list | None = None  # the teacher's token ids
     predicted: np.ndarray | None = None  # the teacher's answers
     row: dict | None = None  # the teacher's own
 
 
-def make_bench(folder, texts, label_names, latencies, bootstrap):
+def make_bench(folder, texts, label_names, latencies, bootstrap, wants_memory):
     """The Bench of a teacher's folder."""
-    bench = Bench(open_one(folder, "teacher", CPU), texts, label_names, latencies, bootstrap)
+    bench = Bench(open_one(folder, "teacher", CPU), texts, label_names, latencies, bootstrap, wants_memory)
     bench.ids, _ = encode_for(bench.teacher, texts.texts, None)
     bench.predicted = predict(bench.teacher.model, bench.ids, 32, bench.teacher.tokenizer.pad_id).argmax(-1).numpy()
     bench.row = row_of(bench.teacher, "fp32", bench)
@@ -68,6 +73,8 @@ def row_of(model, form, bench):
 def costs_of(model, ids, bench):
     """{"size_mb", "ms_1", "ms_32"} of an OpenModel."""
     costs = {"size_mb": (model.bytes + model.tokenizer_bytes) / 1e6}
+    if bench.wants_memory:
+        costs["memory_mb"] = peak_memory_mb(model.folder)
     both = {"teacher": bench.teacher, "model": model}
     ids_of_both = {"teacher": bench.ids, "model": ids}
     for batch_size, count in ((1, TIMED), (32, TIMED // 8)):
@@ -78,6 +85,17 @@ def costs_of(model, ids, bench):
         ratio = float(np.median(times["model"] / times["teacher"]))
         costs[f"ms_{batch_size}"] = teacher_ms * ratio
     return costs
+
+
+def peak_memory_mb(folder):
+    """The peak resident memory of a process that opens a folder and answers one text, in 10^6 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    program = (f"import resource; from pocketbert import Classifier; Classifier({folder!r})('a text'); "
+               f"print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * {unit})")
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    return int(done.stdout.split()[-1]) / 1e6
 
 
 def meets_costs(row, conditions, bench):

@@ -24,9 +24,9 @@ from pocketbert.models.folder import save_model
 from pocketbert.models.sparse import to_dense
 from pocketbert.models.surgery import keep_layers, slice_model
 from pocketbert.search.budget import SCORES
-from pocketbert.search.candidates import EPOCHS, command_of, name_of, spread_layers, suggest
+from pocketbert.search.candidates import EPOCHS, OF_ENCODERS, command_of, name_of, sizes_of, spread_layers, suggest
 from pocketbert.search.measure import Bench, measure, meets_costs
-from pocketbert.search.study import expected_seconds, this_worker, values_of
+from pocketbert.search.study import expected_seconds, records, this_worker, values_of
 
 STUDENT_FORMS = ("fp32", "onnx", "onnx-int8")
 ENCODER_FORMS = ("fp32", "int8", "onnx-int8")
@@ -60,7 +60,7 @@ class Task:
 
 def forms_of(kind):
     """The forms that are tried for a kind of candidate; those of ONNX Runtime only where it is installed."""
-    forms = ENCODER_FORMS if kind in ("layers", "pruned") else STUDENT_FORMS
+    forms = ENCODER_FORMS if kind in OF_ENCODERS else STUDENT_FORMS
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
         return forms
     return tuple(form for form in forms if not form.startswith("onnx"))
@@ -75,7 +75,10 @@ def try_candidate(trial, task):
     if begin + expected_seconds(trial.study, candidate, epochs) > task.deadline:
         task.is_over = True
         raise OutOfTime
+    if is_known(candidate, epochs, trial):
+        raise optuna.TrialPruned
     if epochs == EPOCHS[candidate["kind"]][0] and not can_be_afforded(candidate, task):
+        trial.set_user_attr("affordable", False)
         print(f"trial {trial.number}: {name_of(candidate, epochs)}: too large or too slow in every form; not trained",
               flush=True)
         raise optuna.TrialPruned
@@ -94,10 +97,20 @@ def try_candidate(trial, task):
     return values_of(rows, affordable)
 
 
+def is_known(candidate, epochs, trial):
+    """Was this candidate trained already, or one of the same sizes too large or too slow?"""
+    for other in records(trial.study, before=trial.number):
+        if (other["candidate"], other["epochs"]) == (candidate, epochs) and other["rows"]:
+            return True
+        if other["affordable"] is False and not other["rows"] and sizes_of(other["candidate"]) == sizes_of(candidate):
+            return True
+    return False
+
+
 def rows_of(candidate, epochs, task):
     """Train a candidate, unless an earlier run has; then the row of each of its forms."""
     folder = task.out / "models" / name_of(candidate, epochs)
-    teacher = task.teacher if candidate["kind"] in ("layers", "pruned") else task.labeller
+    teacher = task.teacher if candidate["kind"] in OF_ENCODERS else task.labeller
     script, argv = command_of(candidate, epochs, teacher, task.depth, str(folder), task.data, task.texts)
     run_once(script, argv, folder, task)
     return measure_forms(folder, forms_of(candidate["kind"]), task)
@@ -143,7 +156,7 @@ def can_be_afforded(candidate, task):
         return any(meets_costs(row, task.conditions, task.bench) for row in rows)
     finally:
         for path in folder.parent.glob(f"{folder.name}*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def untrained(candidate, task):

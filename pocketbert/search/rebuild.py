@@ -7,55 +7,60 @@ versions of the packages on the same kind of processor give the same bytes in mo
 """
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 from pocketbert.errors import UserError
 from pocketbert.files import read_json
 
 HEADER = """#!/usr/bin/env bash
-# Makes this model again, from the raw data:  bash {script} NEW_FOLDER
+# Makes this model again, from the raw data:  bash rebuild.sh NEW_FOLDER
 # Run it in the folder of the project, or set POCKETBERT to that folder; PYTHON is the interpreter.
 set -euo pipefail
-NEW=$(mkdir -p "${{1:?name a new folder}}" && cd "$1" && pwd)
-cd "${{POCKETBERT:-$PWD}}"
-PYTHON=${{PYTHON:-python}}
+NEW=$(mkdir -p "${1:?name a new folder}" && cd "$1" && pwd)
+cd "${POCKETBERT:-$PWD}"
+PYTHON=${PYTHON:-python}
 """
 
 
-def commands_to(folder):
-    """[(script, command line)] that made a folder, its parents first, as far as run.json files are there.
+@dataclass
+class Step:
+    """A command that made a folder."""
+
+    script: str
+    argv: list[str]
+    names: set[str]  # how the folder is called in this command and in those that read it
+
+
+def steps_to(folder, name=None):
+    """The steps that made a folder, its parents first, as far as run.json files are there.
 
     A parent that was not made here (a checkpoint from elsewhere) ends the chain.
+    name: how the command that reads the folder calls it
     """
     run_path = Path(folder) / "run.json"
-    if not run_path.is_file():
-        return []
-    run = read_json(run_path)
+    run = read_json(run_path) if run_path.is_file() else {}
     if "command" not in run:
         return []
+    _, script, *argv = shlex.split(run["command"])
+    if "--out" not in argv:
+        raise UserError(f"{run_path}: {run['command']} names no --out: it cannot be repeated")
     parent = (run.get("parent") or {}).get("name", "")
-    [_, script, *argv] = shlex.split(run["command"])
-    return [*(commands_to(parent) if Path(parent).is_dir() else []), (script.removesuffix(".py"), argv)]
+    before = steps_to(parent, parent) if parent and Path(parent).is_dir() else []
+    return [*before, Step(script, argv, {argv[argv.index("--out") + 1], str(name or folder)})]
 
 
-def rebuild_script(commands, name="rebuild.sh"):
-    """The text of the script. commands: [(script, command line with --out)]; the last one makes the model."""
+def rebuild_script(steps):
+    """The text of the script; the last step makes the model."""
     places = {}
     lines = []
-    for number, (script, argv) in enumerate(commands, 1):
-        out = value_of(argv, "--out")
-        last = number == len(commands)
-        places[out] = "$NEW/model" if last else f"$NEW/{number}-{Path(out).name}"
-        lines.append(" ".join(['"$PYTHON"', f"{script}.py", *(place(word, places) for word in argv)]))
-    return HEADER.format(script=name) + "\n".join(lines) + "\n"
+    for number, step in enumerate(steps, 1):
+        place = "$NEW/model" if step is steps[-1] else f"$NEW/step-{number}"
+        places |= dict.fromkeys(step.names, place)
+        lines.append(" ".join(['"$PYTHON"', step.script, *(quoted(word, places) for word in step.argv)]))
+    return HEADER + "\n".join(lines) + "\n"
 
 
-def value_of(argv, flag):
-    if flag not in argv:
-        raise UserError(f"{shlex.join(argv)} names no {flag}: it cannot be repeated")
-    return argv[argv.index(flag) + 1]
-
-
-def place(word, places):
-    """A word of a command line, quoted for the shell; a folder that is made anew gets its new name."""
+def quoted(word, places):
+    """A word of a command line, for the shell; a folder that is made anew gets its new name."""
     return f'"{places[word]}"' if word in places else shlex.quote(word)

@@ -4,7 +4,7 @@ A trial is a candidate that is trained for one number of epochs. What it has fou
 
     candidate, epochs    see candidates.py
     rows                 scores and costs of each form of its model, see measure.py; [] if it was not trained
-    affordable           does one form meet the costs of the budget?
+    affordable           does one form meet the costs of the budget? Not there while nobody knows
     worker               [host, process number]
 
 The values that Optuna sees are (macro-F1, log milliseconds for one text, log megabytes) of its best affordable form.
@@ -44,6 +44,13 @@ def open_study(storage, kinds, seed):
         lowest = {f"{kind}.epochs": EPOCHS[kind][0] for kind in kinds}
         study.sampler = optuna.samplers.PartialFixedSampler(lowest, sampler)
     return study
+
+
+def same_teacher(study, row):
+    """The teacher's row of the first run of a search: all milliseconds are measured in it."""
+    if "teacher" not in study.user_attrs:
+        study.set_user_attr("teacher", row)
+    return study.user_attrs["teacher"]
 
 
 def enqueue(study, candidate, epochs):
@@ -88,13 +95,18 @@ def is_alive(worker):
     return True
 
 
-def records(study):
-    """The trials that count, as the dictionaries that halving.py wants."""
+def records(study, before=None):
+    """The trials that count, as the dictionaries that halving.py wants. before: only those with a smaller number"""
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING,
                                                       TrialState.WAITING])
     return [{"candidate": trial.user_attrs["candidate"], "epochs": trial.user_attrs["epochs"],
-             "rows": trial.user_attrs.get("rows", []), "affordable": trial.user_attrs.get("affordable", False)}
-            for trial in trials if "candidate" in trial.user_attrs]
+             "rows": trial.user_attrs.get("rows", []), "affordable": trial.user_attrs.get("affordable")}
+            for trial in trials if "candidate" in trial.user_attrs and (before is None or trial.number < before)]
+
+
+def num_tried(study):
+    """How many trials have ended, with a model or without."""
+    return len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED]))
 
 
 def promote(study):
