@@ -58,7 +58,7 @@ DISTILL_FLAGS  ?= --epochs 5 --lr 3e-3 --unlabelled demo:unlabelled
 POCKET         ?= cnn:vocab=2000,embedding=64,hidden=64
 POCKET_FLAGS   ?= --epochs 3 --lr 3e-3 --alpha 0.9 --unlabelled demo:unlabelled
 PARETO_FLAGS   ?= --augment 0 --unlabelled demo:unlabelled
-MINUTES        ?= 4
+MINUTES        ?= 3
 CONTROL_FLAGS  ?= --lr 1e-2
 else
 MODEL          ?= sentence-transformers/all-MiniLM-L6-v2

@@ -14,6 +14,7 @@ circle { fill: #3b82c4; opacity: .55; } circle.front { fill: #d9480f; opacity: 1
 circle:hover, circle:focus { stroke: currentColor; stroke-width: 2; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884; }
+td + td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid; }
 """
