@@ -110,7 +110,7 @@ CMD_pareto        := search.py pareto --teacher $(RUNS)/teacher --budget "$$BUDG
                      $(if $(UNLABELLED),--unlabelled $(UNLABELLED))
 CMD_report        := evaluate.py $(STEPS:%=$(RUNS)/%) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
-.PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end lint bench curves kills \
+.PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end test-release lint bench curves kills \
         clean help FORCE
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
@@ -176,6 +176,8 @@ test-unit: .venv/.installed-dev           ## the tests of functions: under a min
 	$(PYTEST) -m "not end_to_end"
 test-end-to-end: .venv/.installed-dev     ## the tests that run whole scripts, the chain and the Hub protocol
 	$(PYTEST) -m end_to_end
+test-release: .venv/.installed-dev        ## build a wheel and try it in a new environment (needs a package index)
+	$(PYTHON) -m pytest -q tests/release
 lint: .venv/.installed-dev                ## ruff
 	$(PYTHON) -m ruff check .
 bench: .venv/.installed-dev               ## speed of scoring and training against transformers; MODEL and DATA as above

@@ -14,7 +14,6 @@ Step times: the four take turns in one process, on the same random texts. Peak m
 Writes docs/results/word_table.md and word_table.json.
 """
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from pocketbert.cli import parser_for, positive_int, run_script
 from pocketbert.evaluation.tables import markdown_table
 from pocketbert.files import write_json, write_text
 from pocketbert.hardware import hardware_line, time_interleaved
+from pocketbert.memory import peak_bytes
 from pocketbert.models.folder import load_model
 from pocketbert.provenance import provenance
 from pocketbert.training.optim import OPTIMIZERS, clip_grad_norm_, parameter_groups
@@ -79,7 +79,7 @@ def main(argv=None):
         step = training_step(args.model, args.only, args.texts, args.tokens)
         for _ in range(3):
             step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB)
+        print(peak_bytes() / MB)
         return None
     variants = [(table, folder, name) for table, folder in (("whole", args.model), ("small", args.pruned))
                 for name in OPTIMIZER_NAMES]

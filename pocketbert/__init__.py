@@ -10,7 +10,7 @@
     data/           data_utils.py   datasets, labels, splits, tables, tokenizers, batches
 
     cli.py flags    errors.py the user's mistakes    files.py atomic writes    hardware.py the card and the clock
-    hub.py one file of the Hub    provenance.py run.json
+    hub.py one file of the Hub    memory.py the peak    provenance.py run.json
 
     classify = pocketbert.Classifier("runs/best")      models/classifier.py: texts in, labels and probabilities out
 

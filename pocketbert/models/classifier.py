@@ -16,6 +16,7 @@ again.
 import os
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pkgutil import resolve_name
 
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 from pocketbert.data.chunks import CHUNK_BATCHES, in_chunks
 from pocketbert.data.encoding import encode
 from pocketbert.data.padding import by_length, pad
-from pocketbert.errors import NOT_FINITE, TrainingDiverged
+from pocketbert.errors import NOT_FINITE, TrainingDiverged, UserError
 from pocketbert.hub import repository
 from pocketbert.models.opening import load_graph, open_folder, open_tokenizer, read_config, text_length
 
@@ -103,6 +104,8 @@ def open_exported(name, find, hf, hashes, threads):
 
 def open_torch(name, device):
     """(predict.OnArrays, tokenizer) of any other folder, whose model runs in torch."""
+    if find_spec("torch") is None:
+        raise UserError(f"{name} needs torch: pip install 'pocketbert[torch]', or export it: python quantize.py export")
     from pocketbert.models.device import pick_device
     from pocketbert.models.folder import load_model
     from pocketbert.models.predict import OnArrays

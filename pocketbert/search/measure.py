@@ -89,9 +89,8 @@ def costs_of(model, ids, bench):
 
 def peak_memory_mb(folder):
     """The peak resident memory of a process that opens a folder and answers one text, in 10^6 bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    program = (f"import resource; from pocketbert import Classifier; Classifier({folder!r})('a text'); "
-               f"print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * {unit})")
+    program = (f"from pocketbert import Classifier; from pocketbert.memory import peak_bytes; "
+               f"Classifier({folder!r})('a text'); print(peak_bytes())")
     root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
