@@ -47,6 +47,7 @@ from pocketbert.cli import (
     positive_int,
     refuse_idle_flags,
     run_script,
+    tracking_rules,
     unit_interval,
 )
 from pocketbert.data.labels import match_labels
@@ -267,6 +268,7 @@ def parse_args(argv=None):
         parser.error(f"--weights: {error}")
     refuse_idle_flags(parser, vars(args), (
         *lora_rules(vars(args)),
+        *tracking_rules(vars(args)),
         ("weights", len(args.teacher) > 1, "there is one teacher"),
         ("relation_heads", args.relations, "it wants --relations"),
         ("temperature", args.loss != "mse", "--loss mse has none"),
@@ -409,13 +411,13 @@ def main(argv=None, after_epoch=None):
 
         logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
         tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
-        tracker.finish()
         validation = scores(logits, data.validation.labels)
         if i == 0:  # the first seed's model is saved at once, beside its final place
             run = provenance("distill.py", vars(args), argv, parent=parent_of(args.teacher[0]), data=data,
                              history=log.history, validation=validation, teachers=args.teacher, student=args.student,
                              control=role == "alone", texts=len(train.texts))
             save_model(student, tokenizer, unfinished.folder / role, run)
+        tracker.finish(unfinished.folder / role if i == 0 else None)
         results[role].append(validation)
         unfinished.write_results(results)
 

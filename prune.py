@@ -47,6 +47,7 @@ from pocketbert.cli import (
     positive_int,
     refuse_idle_flags,
     run_script,
+    tracking_rules,
     unit_interval,
 )
 from pocketbert.errors import UserError
@@ -167,6 +168,7 @@ def parse_args(argv=None):
     heads_or_neurons = "it is about heads and neurons: give --heads, --ffn, --flops, --latency or --size-mb"
     refuse_idle_flags(parser, vars(args), [
         *lora_rules(vars(args)),
+        *tracking_rules(vars(args)),
         ("lora_rank", args.epochs, "nothing is trained without --epochs"),
         *[(flag, units, heads_or_neurons) for flag in ("importance", "label_free", "refit", "steps")],
         ("scope", shares, "it is about --heads and --ffn; a budget ranks the units of all layers together"),
@@ -342,7 +344,7 @@ def main(argv=None, after_epoch=None):
     save_model(model, tokenizer, args.out, run)
     unfinished.remove()
     tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
-    tracker.finish()
+    tracker.finish(args.out)
     if isinstance(model, Encoder):
         print(f"heads per layer   {' '.join(map(str, model.config.num_heads))}\n"
               f"neurons per layer {' '.join(map(str, model.config.intermediate_sizes))}")
@@ -412,7 +414,8 @@ def parse_args_weights(argv):
         parser.error(f"--method {args.method} changes every pruned matrix: it does not go with --freeze")
     refuse_idle_flags(parser, vars(args), [
         ("strength", soft, "it goes with --method soft-movement"),
-        ("samples", args.method == "wanda", "they are for --method wanda")])
+        ("samples", args.method == "wanda", "they are for --method wanda"),
+        *tracking_rules(vars(args))])
     refuse_without_epochs(parser, vars(args))
     return args
 
@@ -517,7 +520,7 @@ def main_weights(argv, after_epoch=None):
     save_model(sparse, tokenizer, args.out, run)
     unfinished.remove()
     tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
-    tracker.finish()
+    tracker.finish(args.out)
     print(f"sparsity {report['sparsity']:.1%} of the prunable weights, stored as bitmap + values: this saves bytes, "
           "not time, because dense kernels multiply by zeros too")
     print_summary(before, after, parameters_before, count_parameters(sparse))

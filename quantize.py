@@ -317,6 +317,7 @@ def parse_args_cluster(argv):
         parser.error(f"--clusters {args.clusters} is not between 2 and 256")
     if args.epochs == 0:
         parser.error("--epochs 0 trains nothing: `quantize.py --method clusters` stores clusters without training")
+    cli.refuse_idle_flags(parser, vars(args), cli.tracking_rules(vars(args)))
     return args
 
 
@@ -401,7 +402,7 @@ def main_cluster(argv):
                      history=log.history, validation=report["validation"])
     save_model(small, tokenizer, args.out, run)
     unfinished.remove()
-    tracker.finish()
+    tracker.finish(args.out)
     print(*bytes_table(small, fp32), sep="\n")
     data_flags = cli.data_flags(args.data, args.data_dir, args.text, args.label)
     print_end(fp32, tokenizer, args.model, args.out, data_flags)

@@ -38,6 +38,7 @@ from pocketbert.cli import (
     parser_for,
     refuse_idle_flags,
     run_script,
+    tracking_rules,
     unit_interval,
 )
 from pocketbert.errors import UserError
@@ -116,7 +117,7 @@ def parse_args(argv=None):
     add_lora_flags(parser, merged=False)
     add_common_flags(parser)
     args = parser.parse_args(argv)
-    refuse_idle_flags(parser, vars(args), lora_rules(vars(args)))
+    refuse_idle_flags(parser, vars(args), [*lora_rules(vars(args)), *tracking_rules(vars(args))])
     return args
 
 
@@ -201,7 +202,7 @@ def main(argv=None, after_epoch=None):
         save_model(model, tokenizer, args.out, run)
     unfinished.remove()
     tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
-    tracker.finish()
+    tracker.finish(args.out)
     print(f"{args.out}: validation macro-F1 {validation['macro_f1']:.4f}, accuracy {validation['accuracy']:.4f}")
     if args.lora_rank:
         print(f"next: python train.py merge --model {shlex.quote(args.out)} --out {shlex.quote(args.out + '-merged')}")

@@ -110,6 +110,8 @@ def add_training_flags(parser, epochs, lr, optimizers=OPTIMIZERS):
                         help="mixed precision (default: on a GPU that has it)")
     parser.add_argument("--wandb", choices=["online", "offline", "disabled"], default="disabled",
                         help="track the run with Weights & Biases")
+    parser.add_argument("--wandb-group", metavar="NAME", help="the group of the run there (default: none)")
+    parser.add_argument("--wandb-artifact", action="store_true", help="upload the model folder there, too")
 
 
 LORA_TARGETS = ("query", "key", "value", "output", "up", "down")  # the matrices of a layer, see models/lora.py
@@ -138,6 +140,12 @@ def add_lora_flags(parser, merged):
         parser.add_argument("--lora-base", choices=["fp32", "nf4"], default="fp32",
                             help="how the frozen matrices are held: fp32, or nf4 (QLoRA): an eighth of the memory, "
                             "more time")
+
+
+def tracking_rules(given):
+    """Rules for refuse_idle_flags: the flags that do nothing without --wandb."""
+    return [(flag, given["wandb"] != "disabled", "it goes with --wandb online or offline")
+            for flag in ("wandb_group", "wandb_artifact")]
 
 
 def lora_rules(given):

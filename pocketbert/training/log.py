@@ -40,6 +40,7 @@ class TrainingLog:
         self.after_epoch = after_epoch
         self.started = time.monotonic()
         self.history = []
+        self.num_batches = 0
         self.checkpoints = None
         self.signals = DeferredSignals()
         self.start_over()
@@ -70,16 +71,18 @@ class TrainingLog:
             print(f"going on with an interrupted run: epoch {self.epoch}, step {self.step} ({unfinished.folder})")
 
     def state_dict(self):
-        names = ("epoch", "step", "history", "best", "best_weights", "epochs_since_best")
+        names = ("epoch", "step", "history", "best", "best_weights", "epochs_since_best", "num_batches")
         return {name: getattr(self, name) for name in names} | {
-            "losses": torch.stack(self.losses).cpu(), "seconds": time.monotonic() - self.started}
+            "losses": torch.stack(self.losses).cpu(), "seconds": time.monotonic() - self.started,
+            "tracker": self.tracker.id}
 
     def load_state_dict(self, state):
-        for name in ("epoch", "step", "history", "best", "epochs_since_best"):
+        for name in ("epoch", "step", "history", "best", "epochs_since_best", "num_batches"):
             setattr(self, name, state[name])
         self.best_weights = state["best_weights"] and {name: x.clone() for name, x in state["best_weights"].items()}
         self.losses = list(state["losses"])
         self.started = time.monotonic() - state["seconds"]
+        self.tracker.id = state["tracker"] or self.tracker.id
 
     def out_of_time(self):
         return self.minutes > 0 and time.monotonic() - self.started > 60 * self.minutes
@@ -125,8 +128,9 @@ class TrainingLog:
     def batch(self, loss):
         """Note the loss of a batch. Every tenth is read; one that is not finite ends the training."""
         self.losses.append(loss.detach())
+        self.num_batches += 1
         if len(self.losses) % CHECK_EVERY == 1:
-            self.tracker.log({"train/loss": self.check_loss()})
+            self.tracker.log({"train/loss": self.check_loss()}, self.num_batches)
 
     def check_loss(self):
         loss = self.losses[-1].item()
@@ -154,7 +158,8 @@ class TrainingLog:
             self.epochs_since_best = 0
         elif counts:
             self.epochs_since_best += 1
-        self.tracker.log({"epoch": self.epoch, **{f"validation/{name}": value for name, value in scores.items()}})
+        named = {f"validation/{name}": value for name, value in scores.items()}
+        self.tracker.log({"epoch": self.epoch, **named}, self.num_batches)
         if self.after_epoch:
             self.after_epoch(self.epoch, scores)
 

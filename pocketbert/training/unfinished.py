@@ -22,7 +22,8 @@ import torch
 from pocketbert.files import read_json, replacing, write_json
 from pocketbert.provenance import code_digest
 
-FREE_FLAGS = ("debug", "wandb", "checkpoint_steps")  # may change: they do not decide what is trained
+# May change: they do not decide what is trained.
+FREE_FLAGS = ("debug", "wandb", "wandb_group", "wandb_artifact", "checkpoint_steps")
 
 
 def digest_of(value):
