@@ -20,7 +20,7 @@ the teacher is worth is the difference between the two, with an interval over --
 with the next training when it is given again.
 
 The other losses are in pocketbert/distillation/losses.py and inner.py, several teachers in ensemble.py, the cache of
-their logits in cache.py, new texts in augment.py.
+their logits in cache.py, new texts in pocketbert/data/augment.py.
 """
 
 import itertools
@@ -50,9 +50,7 @@ from pocketbert.cli import (
     tracking_rules,
     unit_interval,
 )
-from pocketbert.data.labels import match_labels
-from pocketbert.data.splits import text_key
-from pocketbert.distillation.augment import (
+from pocketbert.data.augment import (
     DEFAULT_OPERATIONS,
     OPERATIONS,
     WITH_SYNONYMS,
@@ -60,6 +58,8 @@ from pocketbert.distillation.augment import (
     mask_token,
     similar_words,
 )
+from pocketbert.data.labels import match_labels
+from pocketbert.data.splits import text_key
 from pocketbert.distillation.cache import open_teachers, teacher_logits
 from pocketbert.distillation.ensemble import WEIGHTS, combine, given_weights
 from pocketbert.distillation.inner import InnerLosses, InnerWeights

@@ -34,6 +34,7 @@ from pocketbert.cli import (
     data_flags,
     lora_rules,
     nonnegative_float,
+    nonnegative_int,
     number_between,
     parser_for,
     refuse_idle_flags,
@@ -41,6 +42,7 @@ from pocketbert.cli import (
     tracking_rules,
     unit_interval,
 )
+from pocketbert.data.augment import SAME_LABEL, mask_token, with_new_versions
 from pocketbert.errors import UserError
 from pocketbert.evaluation.metrics import scores
 from pocketbert.hub import repository
@@ -109,6 +111,14 @@ def parse_args(argv=None):
                         help="0: every text counts alike; 1: every class; 0.5: between, for rare classes")
     parser.add_argument("--focal-gamma", type=nonnegative_float, default=0.0,
                         help="focal loss: texts that are easy already count (1 - p)^gamma; 2 is usual, 0: off")
+    parser.add_argument("--sampling", choices=["once", "balanced"], default="once",
+                        help="an epoch is every text once, or as many draws in which each class comes equally often")
+    parser.add_argument("--augment", type=nonnegative_int, default=0, help="new versions of each training text of "
+                        "--augment-classes, with its label; 0: none")
+    parser.add_argument("--augment-classes", nargs="+", default=[], metavar="CLASS",
+                        help="which classes get new versions; all: every one (default: those rarer than the average)")
+    parser.add_argument("--augment-with", nargs="+", choices=SAME_LABEL, default=["swap", "delete"],
+                        metavar="OPERATION", help=f"what is done to words of a new version: {', '.join(SAME_LABEL)}")
     parser.add_argument("--layer-decay", type=number_between(0.1, 1), default=1.0,
                         help="each layer learns at so many times the rate of the one above it; 1: off")
     parser.add_argument("--checkpointing", action="store_true", help="keep only the inputs of each layer for the "
@@ -117,7 +127,12 @@ def parse_args(argv=None):
     add_lora_flags(parser, merged=False)
     add_common_flags(parser)
     args = parser.parse_args(argv)
-    refuse_idle_flags(parser, vars(args), [*lora_rules(vars(args)), *tracking_rules(vars(args))])
+    refuse_idle_flags(parser, vars(args), [
+        *lora_rules(vars(args)), *tracking_rules(vars(args)),
+        ("augment_classes", args.augment, "it wants --augment"),
+        ("augment_with", args.augment, "it wants --augment")])
+    if args.balance and args.sampling == "balanced":
+        parser.error("--sampling balanced draws every class equally often already: drop --balance")
     return args
 
 
@@ -153,11 +168,15 @@ def main(argv=None, after_epoch=None):
     model.checkpointing = args.checkpointing
     model.to(device)
     max_length = model.config.text_length = text_length(model, args.max_length)
-    train_ids = tokenizer(data.train.texts, max_length)
+    train = data.train
+    if args.augment:
+        mask = mask_token(tokenizer)
+        train = with_new_versions(data, args.augment, args.augment_classes, args.augment_with, args.seed, mask)
+    train_ids = tokenizer(train.texts, max_length)
     val_ids = tokenizer(data.validation.texts, max_length)
 
     # The loop
-    weights = class_weights(data.train.labels, len(data.label_names), args.balance).to(device)
+    weights = class_weights(train.labels, len(data.label_names), args.balance).to(device)
     num_steps = steps_per_epoch(len(train_ids), args.batch_size, args.accumulate)
     groups = parameter_groups(model, args.weight_decay, args.lr, args.layer_decay)
     optimizer = OPTIMIZERS[args.optimizer](groups, lr=args.lr)
@@ -170,8 +189,8 @@ def main(argv=None, after_epoch=None):
     log.resume(unfinished, model, optimizer, scheduler)
     for epoch in log.epochs():
         model.train()
-        shuffled = batches(train_ids, data.train.labels, args.batch_size, tokenizer.pad_id,
-                           shuffle_seed=(args.seed, epoch))
+        shuffled = batches(train_ids, train.labels, args.batch_size, tokenizer.pad_id,
+                           shuffle_seed=(args.seed, epoch), balanced=args.sampling == "balanced")
         for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
             for batch in group:
                 batch = batch.to(device)

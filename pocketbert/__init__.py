@@ -3,11 +3,11 @@
     training/       train.py        the optimizer's groups and schedule, the log of a training, trackers
     pruning/        prune.py        importance, choice, cost, reconstruction, vocabulary, single weights
     quantization/   quantize.py     the stored formats and the arithmetic behind each, export to graph runtimes
-    distillation/   distill.py      losses, several teachers, the cache of their logits, augmentation
+    distillation/   distill.py      losses, several teachers, the cache of their logits
     evaluation/     evaluate.py     scores and their intervals, times, tables, pictures, cascades
     search/         search.py       pareto: budgets, candidates, halving, the front, rebuild.sh
     models/         model_utils.py  the networks, the model folder, recipes, hooks
-    data/           data_utils.py   datasets, labels, splits, tables, tokenizers, batches
+    data/           data_utils.py   datasets, labels, splits, tables, tokenizers, batches, augmentation
 
     cli.py flags    errors.py the user's mistakes    files.py atomic writes    hardware.py the card and the clock
     hub.py one file of the Hub    memory.py the peak    provenance.py run.json

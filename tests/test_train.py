@@ -139,12 +139,34 @@ def test_focal_loss_with_gamma_0_is_the_cross_entropy_and_a_tiny_gamma_is_close_
     torch.testing.assert_close(train.focal_loss(logits, labels, weights, gamma=1e-9), expected)
 
 
-@pytest.mark.parametrize("flag, value", [("focal-gamma", 2), ("layer-decay", 0.5)])
+@pytest.mark.parametrize("flag, value", [("focal-gamma", 2), ("layer-decay", 0.5), ("sampling", "balanced")])
 def test_the_flag_changes_what_is_learned(flag, value, mine, tmp_path):
     folders = [tmp_path / "without", tmp_path / "with"]
     train.main(train_argv(mine, folders[0], epochs=1))
     train.main(train_argv(mine, folders[1], epochs=1, **{flag: value}))
     assert (folders[0] / "model.safetensors").read_bytes() != (folders[1] / "model.safetensors").read_bytes()
+
+
+def test_new_versions_are_trained_on_and_validation_stays_as_it_is(mine, tmp_path, monkeypatch):
+    seen = []
+    real = train.batches
+    monkeypatch.setattr(train, "batches", lambda ids, labels, *args, **options: seen.append((len(ids), labels)) or real(
+        ids, labels, *args, **options))
+    plain = train.main(train_argv(mine, tmp_path / "plain", epochs=1))
+    more = train.main(train_argv(mine, tmp_path / "more", epochs=1, augment=2, **{"augment-classes": "negative"}))
+    (_, labels), (count, more_labels) = seen
+    assert more_labels[:96] == labels and set(more_labels[96:]) == {0} and 96 < count == len(more_labels) <= 96 + 64
+    assert more["data"] == plain["data"]
+
+
+@pytest.mark.parametrize("flags, message", [
+    ({"augment-classes": "all"}, "--augment-classes does nothing here: it wants --augment"),
+    ({"augment-with": "delete"}, "--augment-with does nothing here: it wants --augment"),
+    ({"sampling": "balanced", "balance": 0.5}, "drop --balance")])
+def test_flags_for_rare_classes_that_would_do_nothing_are_refused(flags, message, mine, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train.main(train_argv(mine, tmp_path / "x", **flags))
+    assert message in capsys.readouterr().err
 
 
 def test_the_model_to_start_from_is_never_overwritten(mine, tmp_path):

@@ -6,6 +6,7 @@ less than 1.05 times (tests/data/test_batching.py).
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +35,13 @@ def make_batch(ids, labels, rows, pad_id):
                  None if labels is None else torch.tensor([labels[r] for r in rows]), rows)
 
 
-def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_size=1):
+def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_size=1,
+            balanced=False):
     """Yields a Batch for every batch_size rows; every row occurs exactly once.
 
     ids: a list of token ids per row    labels: a list of ints, or None
     shuffle_seed: None for scoring, else anything that seeds numpy's generator, such as (seed, epoch)
+    balanced: each class equally often, in place of every row once (balanced_order)
     rank, world_size: each of several processes gets its share of every batch, the rows rank, rank + world_size, ...
 
     For scoring all rows are sorted, the longest first: if a batch is too big for memory, it is the first one.
@@ -53,7 +56,7 @@ def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_si
     else:
         lengths = np.array([len(row) for row in ids])
         rng = np.random.default_rng(shuffle_seed)
-        order = rng.permutation(len(ids))
+        order = balanced_order(labels, rng) if balanced else rng.permutation(len(ids))
         cuts = []
         for start in range(0, len(ids), POOL_BATCHES * batch_size):
             pool = order[start:start + POOL_BATCHES * batch_size]
@@ -64,6 +67,23 @@ def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_si
         share = rows[rank::world_size]
         if share:
             yield make_batch(ids, labels, share, pad_id)
+
+
+def balanced_order(labels, rng):
+    """As many row numbers as there are rows, in random order, in which each class occurs equally often, give or take 1.
+
+    A class with more rows than its share has a part of them drawn, each at most once; of a class with fewer, every row
+    is drawn floor(share / rows) times, and some of them once more. labels: a list of ints    rng: of numpy
+    """
+    labels = np.asarray(labels)
+    classes = rng.permutation(np.unique(labels))  # the first ones get the draws that are left over
+    draws = []
+    for i, label in enumerate(classes):
+        rows = np.flatnonzero(labels == label)
+        share = len(labels) // len(classes) + (i < len(labels) % len(classes))
+        passes = [rng.permutation(rows) for _ in range(math.ceil(share / len(rows)))]
+        draws.append(np.concatenate(passes)[:share])
+    return rng.permutation(np.concatenate(draws))
 
 
 def grouped(items, size):

@@ -25,6 +25,7 @@ TRAINING = ["--epochs", "2", "--lr", "1e-2", "--batch-size", "16", "--accumulate
 COMMANDS = {  # name: (script, flags). An epoch has 6 batches and 3 steps.
     "train": (train, ["--model", "scratch:layers=1,hidden=16,heads=2,vocab=200", *TRAINING]),
     "adamw8bit": (train, ["--model", "scratch:layers=1,hidden=64", "--optimizer", "adamw8bit", *TRAINING]),
+    "balanced": (train, ["--model", "gru:hidden=8,embedding=8,vocab=200", "--sampling", "balanced", *TRAINING]),
     "qlora": (train, ["--model", "{teacher}", "--lora-rank", "2", "--lora-base", "nf4", *TRAINING]),
     "prune": (prune, ["--model", "{teacher}", "--heads", "0.5", "--ffn", "0.5", "--steps", "2", "--refit", *TRAINING]),
     "lora": (prune, ["--model", "{teacher}", "--heads", "0.5", "--steps", "2", "--lora-rank", "2", *TRAINING]),

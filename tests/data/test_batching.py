@@ -1,9 +1,12 @@
 """Batches: every row once, little padding, and shares of several processes that add up to the batch."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 
-from pocketbert.data.batching import batches, grouped
+from pocketbert.data.batching import balanced_order, batches, grouped
 
 
 def random_ids(n=1003):
@@ -70,3 +73,37 @@ def test_the_shares_of_all_processes_are_together_the_batches_of_one(shuffle_see
 def test_groups_are_consecutive_and_the_last_one_may_be_shorter():
     assert list(grouped(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(grouped([], 3)) == []
+
+
+def test_balanced_draws_are_those_of_a_hand_computation():
+    labels = [0] * 8 + [1] * 3 + [2]  # 12 rows: four draws of each class
+    seen = set()
+    for seed in range(200):
+        order = balanced_order(labels, np.random.default_rng(seed)).tolist()
+        drawn = Counter(order)
+        assert len(order) == 12 and drawn[11] == 4
+        assert sorted(drawn[row] for row in (8, 9, 10)) == [1, 1, 2]
+        assert sorted(drawn[row] for row in range(8)) == [0, 0, 0, 0, 1, 1, 1, 1]
+        seen |= set(order[:1])
+    assert seen == set(range(12))  # any row may be the first one
+
+
+def test_draws_that_are_left_over_go_to_random_classes():
+    labels = [0, 0, 0, 0, 0, 1, 4]  # labels need not be without gaps; 7 draws: 3 + 2 + 2
+    counts = [Counter(labels[row] for row in balanced_order(labels, np.random.default_rng(seed))) for seed in range(30)]
+    assert {frozenset(count.items()) for count in counts} == {
+        frozenset(({0: 2, 1: 2, 4: 2} | {label: 3}).items()) for label in (0, 1, 4)}
+
+
+def test_balanced_batches_are_a_function_of_the_seed_and_their_shares_add_up():
+    ids = random_ids(101)
+    labels = [int(row % 10 == 0) for row in range(101)]
+
+    def drawn(seed, rank=0, world_size=1):
+        return [batch.index for batch in batches(ids, labels, 8, 0, seed, rank, world_size, balanced=True)]
+    whole = drawn((0, 1))
+    assert whole == drawn((0, 1)) != drawn((0, 2)) and sum(map(len, whole)) == 101
+    counts = Counter(labels[row] for rows in whole for row in rows)
+    assert abs(counts[0] - counts[1]) == 1
+    shares = [drawn((0, 1), rank, 2) for rank in range(2)]
+    assert [sorted(one + other) for one, other in zip(*shares, strict=True)] == list(map(sorted, whole))

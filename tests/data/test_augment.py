@@ -6,8 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from pocketbert.data.tokenizer import train_wordpiece
-from pocketbert.distillation.augment import (
+from pocketbert.data.augment import (
     OPERATIONS,
     augment,
     delete,
@@ -22,7 +21,11 @@ from pocketbert.distillation.augment import (
     split_word,
     swap,
     with_core,
+    with_new_versions,
 )
+from pocketbert.data.splits import Dataset, Split
+from pocketbert.data.tokenizer import train_wordpiece
+from pocketbert.errors import UserError
 from small_models import TEXTS
 
 TWEET = '@ann I LOVE this "lovely" film, so much!!! #cinema http://t.co/x 10am :) [MASK] don\'t miss it'.split()
@@ -211,3 +214,50 @@ def test_each_operation_alone_finds_new_texts(operation):
 def test_impossible_augmentation_is_an_error(wrong, message):
     with pytest.raises(ValueError, match=message):
         list(augment(TEXTS, **{"copies": 2, **ALL, **wrong}))
+
+
+# ---- new versions that keep their label ----------------------------------------------------------------
+
+def dataset(train, validation=()):
+    """train, validation: (text, label), ..."""
+    splits = [Split([text for text, _ in rows], [label for _, label in rows]) for rows in (train, validation)]
+    return Dataset("mine", ["rare", "common"], *splits, None, [], "publisher", "")
+
+
+TRAIN = [("the train is late again", 0), *[(f"what a lovely day number {i}", 1) for i in range(9)]]
+
+
+def test_new_versions_are_of_the_rare_classes_and_keep_their_label():
+    data = dataset(TRAIN)
+    split = with_new_versions(data, copies=3)
+    assert split.texts[:10] == data.train.texts and len(split) == 13 and split.labels[10:] == [0, 0, 0]
+    assert len(data.train) == 10 and len(set(split.texts)) == 13
+    assert all(set(text.split()) <= set("the train is late again".split()) for text in split.texts[10:])
+    both = with_new_versions(data, 3, ["all"])
+    assert set(both.labels[10:]) == {0, 1} and with_new_versions(data, 3, ["common"]).labels.count(0) == 1
+    for text, label in zip(both.texts[10:], both.labels[10:], strict=True):
+        assert ("late" in text or "train" in text) == (label == 0)
+
+
+def test_new_versions_depend_on_the_seed_alone():
+    data = dataset(TRAIN)
+    first = with_new_versions(data, 2, seed=1)
+    assert first == with_new_versions(data, 2, seed=1) != with_new_versions(data, 2, seed=2)
+
+
+def test_no_text_of_the_validation_split_becomes_a_new_version():
+    text = "late train"
+    assert set(with_new_versions(dataset([(text, 0), ("x", 1), ("y", 1)]), 9).texts) > {"train late", "train", "late"}
+    data = dataset([(text, 0), ("x", 1), ("y", 1)], validation=[("Train  late", 0), ("LATE ", 1)])
+    assert with_new_versions(data, 9).texts == [text, "x", "y", "train"]
+    assert data.validation.texts == ["Train  late", "LATE "]
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(classes=["angry"]), "--augment-classes angry: the labels are rare, common"),
+    (dict(operations=["mask"]), "no mask token")])
+def test_versions_that_cannot_be_made_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        with_new_versions(dataset(TRAIN), 2, **options)
+    with pytest.raises(UserError, match="no class is rarer"):
+        with_new_versions(dataset([("one text", 0), ("other text", 1)]), 2)

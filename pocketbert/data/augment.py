@@ -1,4 +1,4 @@
-"""More texts from few: change a word here and there, and let the teacher label the new text.
+"""More texts from few: change a word here and there, and let the teacher label the new text, if there is one.
 
 A student that learns from the teacher's probabilities can use texts without a label, so more texts are worth having.
 Tang et al. 2019 (arXiv:1903.12136) and TinyBERT (arXiv:1909.10351) made ten or twenty new texts from each one:
@@ -18,6 +18,10 @@ teacher labels it.
     synonyms = similar_words(word_vectors(teacher), tokenizer, texts)
     new_texts = augment(texts, copies=10, seed=0, synonyms=synonyms)
 
+Without a teacher (train.py) only swap, delete and mask are allowed, which mostly leave the label as it was:
+
+    split = with_new_versions(data, copies=4, classes=["anger"], operations=["swap", "delete"])
+
 A word is what stands between blanks, so languages that are written without blanks gain nothing here.
 """
 
@@ -29,6 +33,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from pocketbert.data.splits import Split, text_key
 from pocketbert.errors import UserError
 
 OPERATIONS = ("swap", "delete", "insert", "replace", "mask", "ngram")
@@ -36,6 +41,8 @@ OPERATIONS = ("swap", "delete", "insert", "replace", "mask", "ngram")
 DEFAULT_OPERATIONS = ("swap", "delete", "insert", "replace", "ngram")  # those that need no mask token
 
 WITH_SYNONYMS = ("insert", "replace")
+
+SAME_LABEL = ("swap", "delete", "mask")  # the new text mostly has the label of the old one
 
 PUNCTUATION = "\"'`´“”‘’«»„.,!?;()-–—…¿¡"  # around a word: stays where it is
 
@@ -230,3 +237,47 @@ def augment(texts, copies, seed=0, operations=DEFAULT_OPERATIONS, synonyms=None,
                 if new not in seen:
                     seen.add(new)
                     yield new
+
+
+def rare_classes(data):
+    """The names of the classes that have fewer training texts than the average class."""
+    counts = Counter(data.train.labels)
+    mean = len(data.train) / len(data.label_names)
+    return [name for label, name in enumerate(data.label_names) if counts[label] < mean]
+
+
+def check_classes(names, label_names):
+    if not names:
+        raise UserError(f"--augment: no class is rarer than the average; give --augment-classes all, or some of "
+                        f"{', '.join(label_names)}")
+    for name in names:
+        if name not in label_names:
+            raise UserError(f"--augment-classes {name}: the labels are {', '.join(label_names)}")
+
+
+def with_new_versions(data, copies, classes=(), operations=("swap", "delete"), seed=0, mask=None):
+    """The training Split with up to `copies` new versions of each text of some classes, which inherit its label.
+
+    classes: their names; (): the rare ones, ["all"]: all    mask: from mask_token, for mask
+    No new version is a text that any split holds: what is validated or tested is never trained on.
+    """
+    names = list(classes) or rare_classes(data)
+    if names == ["all"]:
+        names = data.label_names
+    check_classes(names, data.label_names)
+    if "mask" in operations and not mask:
+        raise UserError("--augment-with mask: this tokenizer has no mask token; take swap and delete")
+    taken = {text_key(" ".join(text.split())) for split in (data.train, data.validation, data.test) if split
+             for text in split.texts}
+    texts = list(data.train.texts)
+    labels = list(data.train.labels)
+    for label in map(data.label_names.index, names):
+        originals = [text for text, its_label in zip(data.train.texts, data.train.labels, strict=True)
+                     if its_label == label]
+        for text in augment(originals, copies, seed, operations, mask=mask):
+            if text_key(text) not in taken:
+                taken.add(text_key(text))
+                texts.append(text)
+                labels.append(label)
+    print(f"--augment {copies}: {len(texts) - len(data.train):,} new versions of texts of {', '.join(names)}")
+    return Split(texts, labels)
