@@ -104,12 +104,18 @@ def names_in(folder):
     return {name for name in names if not re.fullmatch(r"teacher_logits/[0-9a-f]{16}\.safetensors", name)}
 
 
+def digest(folder):
+    """The SHA-256 of a folder's weights: tensors, or the graph of an exported model."""
+    name = "model.onnx" if (folder / "model.onnx").is_file() else "model.safetensors"
+    return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
 def weights_in(folder, models):
     """{model folder: hash of its weights}, for those that have a run.json."""
     found = {}
     for model in models:
         if (Path(folder) / model / "run.json").is_file():
-            found[model] = hashlib.sha256((Path(folder) / model / "model.safetensors").read_bytes()).hexdigest()
+            found[model] = digest(Path(folder) / model)
     return found
 
 
@@ -145,10 +151,10 @@ def state_of(folder, old, new):
         load_model(folder)
     except (UserError, OSError):
         return "refused"
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if digest == new:
+    found = digest(folder)
+    if found == new:
         return "the new model"
-    return "the old model" if digest == old else "a mixture"
+    return "the old model" if found == old else "a mixture"
 
 
 def best_is_kept(folder):

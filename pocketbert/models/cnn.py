@@ -27,9 +27,8 @@ def neighbours(h, width):
 
         width 3:    0 h_0 h_1,    h_0 h_1 h_2,    h_1 h_2 0
     """
-    T = h.shape[1]
     padded = F.pad(h, (0, 0, width // 2, width // 2))
-    return torch.cat([padded[:, j:j + T] for j in range(width)], dim=-1)
+    return torch.cat([padded[:, j:j - width + 1 or None] for j in range(width)], dim=-1)
 
 
 class GatedConvolution(nn.Module):
