@@ -110,7 +110,7 @@ CMD_pareto        := search.py pareto --teacher $(RUNS)/teacher --budget "$$BUDG
                      $(if $(UNLABELLED),--unlabelled $(UNLABELLED))
 CMD_report        := evaluate.py $(STEPS:%=$(RUNS)/%) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
-.PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end test-release lint bench curves kills \
+.PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end test-release lint bench curves memory kills \
         clean help FORCE
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
@@ -184,6 +184,8 @@ bench: .venv/.installed-dev               ## speed of scoring and training again
 	$(PYTHON) benchmarks/transformers_speed.py --model "$$MODEL" $(COMMON)
 curves: .venv/.installed-dev              ## macro-F1 that each importance keeps at each budget, without training
 	$(PYTHON) benchmarks/importance.py --model "$$MODEL" $(COMMON)
+memory: .venv/.installed-dev              ## what memory each way of fine-tuning needs, its time and score: docs/results/memory.md
+	$(PYTHON) benchmarks/memory.py --model "$$MODEL" --data "$$DATA" --data-dir "$$DATA_DIR"
 
 kills: .venv/.installed                   ## kill -9 at 100 random moments: do all commands go on?
 	$(PYTHON) benchmarks/kills.py --kills 100

@@ -166,10 +166,10 @@ class TrainingLog:
     def restore_best(self, model):
         """Load the best weights into the model, in place."""
         if self.best_weights:
-            model.load_state_dict(self.best_weights)
+            model.load_state_dict(self.best_weights, strict=False)
         model.eval()
 
 
 def copy_weights(model):
-    """A copy of the state dict, on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    """A copy of all that training changes, on the CPU: beside a LoRA adapter the base is not copied."""
+    return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters() if weight.requires_grad}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pocketbert.errors import TrainingDiverged
-from pocketbert.training.log import TrainingLog
+from pocketbert.training.log import TrainingLog, copy_weights
 
 SCORES = [0.2, 0.9, 0.4, 0.5, 0.6]
 
@@ -81,3 +81,9 @@ def test_losses_are_read_once_in_ten_batches(monkeypatch):
         for _ in log.progress(range(100), total=100):
             log.batch(torch.tensor(1.0))
     assert len(reads) == 11  # ten, and the last one of the epoch
+
+
+def test_what_is_frozen_is_not_copied_with_the_best_weights():
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    assert set(copy_weights(model)) == {"1.weight", "1.bias", "2.weight", "2.bias"}
