@@ -75,10 +75,10 @@ WAYS = [
     Way("QLoRA, 8-bit AdamW, checkpointing", "QLoRA, 8-bit AdamW", LORA + NF4 + ADAM8 + CHECKPOINTING),
 ]
 
-PUBLISHED = """A published table of a DistilBERT at batch size 8 (no script there trains): 24 GB as it is, 6 GB with 4-bit
-QLoRA, 5.5 GB with LoRA beside it, 4.8 GB with flash attention, 3.0 GB with all, "8 x less". The weights, gradients and
-AdamW states of DistilBERT's 67 M weights are 16 bytes each in fp32, 1.1 GB together; the rest of 24 GB would have to be
-activations. And NF4 is for matrices: the word vectors, 36 % of that model, stay as they are."""
+PUBLISHED = """A published table of a DistilBERT at batch size 8 (no script there trains): 24 GB as it is, 6 GB with
+4-bit QLoRA, 5.5 GB with LoRA beside it, 4.8 GB with flash attention, 3.0 GB with all, "8 x less". The weights,
+gradients and AdamW states of DistilBERT's 67 M weights are 16 bytes each in fp32, 1.1 GB together; the rest of 24 GB
+would have to be activations. And NF4 is for matrices: the word vectors, 36 % of that model, stay as they are."""
 
 
 class LiveTensors(TorchDispatchMode):

@@ -47,4 +47,5 @@ def provenance(script, arguments, argv, parent=None, data=None, **more):
     packages = ("torch", "tokenizers", "safetensors", "numpy", "scikit-learn")
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return run | more | {"hardware": hardware(), "peak_memory_mb": peak_megabytes(), "versions": versions, "commit": git_commit(), "finished": finished}
+    return run | more | {"hardware": hardware(), "peak_memory_mb": peak_megabytes(), "versions": versions,
+                         "commit": git_commit(), "finished": finished}
