@@ -85,7 +85,7 @@ INSTALLED := $(if $(filter .venv/%,$(PYTHON)),.venv/.installed)
 
 # ---- the steps ---------------------------------------------------------------------------------------------
 STEPS    := teacher pruned int8 pruned-int8 student student-alone cnn pocket
-MODELS   := $(STEPS:%=$(RUNS)/%/run.json)
+FOLDERS  := $(STEPS:%=$(RUNS)/%/run.json)
 REPORT   := $(RUNS)/report/results.md
 
 # COMMON goes to every step, TRAINING to those that train.
@@ -111,7 +111,7 @@ CMD_pareto        := search.py pareto --teacher $(RUNS)/teacher --budget "$$BUDG
 CMD_report        := evaluate.py $(STEPS:%=$(RUNS)/%) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
 .PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end test-release lint bench curves memory kills \
-        clean help FORCE
+        covid friends toolkit goemotions course clean help FORCE
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
 	@echo "$(REPORT) is up to date: make table prints it"
@@ -137,25 +137,41 @@ $(RUNS)/teacher/run.json: $(RUNS)/.commands/data
 $(foreach step,pruned int8 student student-alone cnn,$(RUNS)/$(step)/run.json): $(RUNS)/teacher/run.json
 $(RUNS)/pruned-int8/run.json: $(RUNS)/pruned/run.json
 $(RUNS)/pocket/run.json: $(RUNS)/cnn/run.json
-$(REPORT): $(MODELS) $(RUNS)/.commands/report
+$(REPORT): $(FOLDERS) $(RUNS)/.commands/report
 	$(call run,$(CMD_report))
 
 # .commands/STEP holds the command line of a step, one word a line. It changes only when the command line does, and then
 # the step is made again.
-$(RUNS)/.commands/%: FORCE
+define keep_command
 	@mkdir -p $(@D)
-	@printf '%s\n' $(CMD_$*) > $@.new
+	@printf '%s\n' $(1) > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+endef
+$(RUNS)/.commands/%: FORCE
+	$(call keep_command,$(CMD_$*))
 
 # make deletes a target when Ctrl-C arrives just after it was written, but not a precious one. All these files are
 # written in one step, so that they are whole whenever they are there.
-.PRECIOUS: $(MODELS) $(REPORT) $(RUNS)/.commands/%
+.PRECIOUS: $(FOLDERS) $(REPORT) $(RUNS)/.commands/%
 
 # The checksums of one's own data. (A file name with special characters cannot be a prerequisite in make.)
 $(RUNS)/.commands/data: FORCE
 	@mkdir -p $(@D)
 	@for file in "$$DATA" "$$DATA"/*; do if [ -f "$$file" ]; then cksum -- "$$file"; fi; done > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+# ---- five published systems, end to end ----------------------------------------------------------------------
+covid:                                    ## COVID-19 tweets: searched, pruned, quantized, distilled
+friends:                                  ## BERT and friends: one student from one teacher, another, both
+toolkit:                                  ## the sentiment toolkit: QLoRA, and one model for eight languages
+goemotions:                               ## LSTM, GRU, xLSTM and RWKV on the Ekman groups of GoEmotions
+course:                                   ## the compression course: all its rows, clusters, distillation
+
+# Each writes docs/results/NAME.md. Only the rules of the systems that are asked for are read.
+SYSTEM := $(filter covid friends toolkit goemotions course,$(MAKECMDGOALS))
+ifneq ($(SYSTEM),)
+include benchmarks/systems/rules.mk
+endif
 
 # ---- the environment and the tests -------------------------------------------------------------------------
 # A virtual environment with what the chain needs; tests and benchmarks add requirements-dev.txt.
