@@ -15,8 +15,8 @@ endif
 FRIENDS_SEEDS   := 3
 
 # A teacher that has learned enough, and no more than an hour allows: sst2 has 67,349 phrases, massive 60 classes.
-friends_epochs_massive := --epochs 5
-friends_epochs_emotion := --epochs 3
+friends_epochs_massive := --epochs 4
+friends_epochs_emotion := --epochs 2
 friends_epochs_sst2    := --epochs 1 $(if $(SMALL),--max-train 20000)
 friends_take_sst2      := $(if $(SMALL),--max-train 20000)
 
