@@ -2,6 +2,7 @@
 
     python evaluate.py runs/demo/* --data demo --out runs/report
     python evaluate.py runs/demo/* --test labelled.csv --out runs/report
+    python evaluate.py runs/demo/* --data demo --out runs/report --gate "keep>=0.97 ms_1<=2 size_mb<=5"
     python evaluate.py cascade runs/demo/student runs/demo/teacher --data demo --out runs/cascade --max-drop 0.005
     python evaluate.py predict --model runs/demo/student "not a fan of the new app, sadly"
     python evaluate.py predict --model runs/demo/student --input tweets.csv --text text --out labels.jsonl
@@ -11,11 +12,13 @@ The rules of the table:
   the report says so. `--test FILE` scores all rows of a labelled file of your own.
 - Size is the bytes of the files.
 - Times are medians of runs in which the models take turns, on real texts that are not padded to a maximum length,
-  without tokenisation.
-- Every difference from the baseline has a paired bootstrap interval (in points of macro-F1) and McNemar's exact
-  p-value. If the interval contains 0, the two models are not significantly different on these texts.
+  of the model alone and from raw strings.
+- Every difference from the baseline has a paired bootstrap interval (in points of macro-F1), McNemar's exact p-value
+  and a verdict in words, which is corrected for the number of models that are compared with the baseline.
+- What costs next to nothing is a row, too: the most frequent class, and TF-IDF with a logistic regression.
 """
 
+import argparse
 import random
 import sys
 import time
@@ -25,15 +28,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_utils import Dataset, align_labels, batches, load_test_file, open_data
-from model_utils import predict, text_length
-from pocketbert.cli import add_common_flags, parser_for, positive_int, run_script, unit_interval
+from data_utils import Dataset, align_labels, load_test_file, open_data
+from model_utils import text_length
+from pocketbert.cli import (
+    add_common_flags,
+    parser_for,
+    positive_int,
+    refuse_idle_flags,
+    run_script,
+    unit_interval,
+)
 from pocketbert.data.build import fingerprint
 from pocketbert.data.rows import STEMS, files_called
 from pocketbert.data.splits import Split
 from pocketbert.data.tables import read_texts
-from pocketbert.errors import UserError
+from pocketbert.errors import BudgetMissed, UserError
 from pocketbert.evaluation.answers import Answerer, check_files, row_chunks, write_answers
+from pocketbert.evaluation.budget import WORDS, budget
 from pocketbert.evaluation.cascade import cascade_predict, choose_threshold
 from pocketbert.evaluation.cascade_report import (
     BULK_TEXTS,
@@ -48,66 +59,99 @@ from pocketbert.evaluation.cascade_report import (
     write_cascade,
 )
 from pocketbert.evaluation.cascade_report import remarks as cascade_remarks
-from pocketbert.evaluation.metrics import confusion_counts, macro_f1, mcnemar, quality
-from pocketbert.evaluation.opening import encode_for, model_folders, open_models, short_names
+from pocketbert.evaluation.columns import (
+    Answers,
+    difference_columns,
+    folder_columns,
+    folder_names,
+    full_columns,
+    hurt_columns,
+    judge,
+    score_columns,
+    size_columns,
+    speed_columns,
+    time_other_threads,
+)
+from pocketbert.evaluation.differences import interval
+from pocketbert.evaluation.gate import check_gate
+from pocketbert.evaluation.metrics import confusion_counts, macro_f1, mcnemar
+from pocketbert.evaluation.model_warnings import warnings_of
+from pocketbert.evaluation.opening import FromText, model_folders, open_models, short_names
+from pocketbert.evaluation.references import reference_models
 from pocketbert.evaluation.report import remarks, results_table, write_metrics, write_report
+from pocketbert.evaluation.resources import EnergyMeter
 from pocketbert.evaluation.results import ModelResult, Results
+from pocketbert.evaluation.slices import read_predicates, slices_of
 from pocketbert.evaluation.stream import StreamLines
 from pocketbert.hardware import hardware, synchronize
 from pocketbert.models.classifier import Classifier
-from pocketbert.models.size import count_parameters
+from pocketbert.provenance import now
 
 DRAWS = 2000                # of the bootstrap
+
+
+def bootstrap(labels, predictions, num_labels, draws=DRAWS, seed=0):
+    """Scores on redrawn texts: {name: {"macro_f1": (draws,), "accuracy": (draws,)}}.
+
+    labels: (N,) class ids    predictions: {name of a model: (N,) class ids}
+    Each draw takes N texts with replacement and scores all models on the same ones. So the difference of two models
+    within a draw is free of what the difficulty of the texts adds to the noise of each
+    (Efron and Tibshirani 1993, chapter 13).
+    """
+    rng = np.random.default_rng(seed)
+    scores = {name: {"macro_f1": np.empty(draws), "accuracy": np.empty(draws)} for name in predictions}
+    for i in range(draws):
+        drawn = rng.integers(len(labels), size=len(labels))
+        for name, predicted in predictions.items():
+            confusion = confusion_counts(labels[drawn], predicted[drawn], num_labels)
+            scores[name]["macro_f1"][i] = macro_f1(confusion)
+            scores[name]["accuracy"][i] = np.trace(confusion) / len(labels)
+    return scores
 
 
 def paired_bootstrap(labels, predicted, baseline, num_labels, draws=DRAWS, seed=0):
     """95 % interval of macro-F1(predicted) - macro-F1(baseline): the percentile interval of redrawn texts.
 
-    labels, predicted, baseline: (N,) class ids. Each draw takes N texts with replacement and scores both models on
-    the same ones, which removes what the difficulty of the texts adds to the noise of each
-    (Efron and Tibshirani 1993, chapter 13).
+    labels, predicted, baseline: (N,) class ids
     """
-    labels, predicted, baseline = np.asarray(labels), np.asarray(predicted), np.asarray(baseline)
-    rng = np.random.default_rng(seed)
-    differences = np.empty(draws)
-    for i in range(draws):
-        drawn = rng.integers(len(labels), size=len(labels))
-        new = macro_f1(confusion_counts(labels[drawn], predicted[drawn], num_labels))
-        old = macro_f1(confusion_counts(labels[drawn], baseline[drawn], num_labels))
-        differences[i] = new - old
-    low, high = np.quantile(differences, (0.025, 0.975))
-    return float(low), float(high)
+    scores = bootstrap(np.asarray(labels), {"new": np.asarray(predicted), "old": np.asarray(baseline)}, num_labels,
+                       draws, seed)
+    return interval(scores["new"]["macro_f1"] - scores["old"]["macro_f1"])
 
 
 @torch.inference_mode()
-def latencies(models, ids, batch_size, count, repeats=3):
+def latencies(models, rows, batch_size, count, repeats=3):
     """Milliseconds per batch, the models taking turns on the same texts: {name: (repeats * count,)}.
 
-    models: {name: OpenModel}    ids: {name: token ids of all texts, in the same order for each model}
+    models: {name: OpenModel, or FromText}    rows: {name: the encoded texts, for FromText the strings themselves}
     `count` batches of texts of like length, spread over all lengths, are timed after a warm-up.
     """
     rng = random.Random(0)  # shuffles the order of the models in each round
-    order = np.argsort([len(row) for row in next(iter(ids.values()))], kind="stable")
+    order = np.argsort([len(row) for row in next(iter(rows.values()))], kind="stable")
     starts = np.linspace(0, max(0, len(order) - batch_size), count).astype(int)
     times = {name: [] for name in models}
     for start in [starts[count // 2]] * 3 + list(starts):  # the first three warm the processor up
-        rows = order[start:start + batch_size]
-        batch_of = {name: one_batch(model, [ids[name][row] for row in rows]) for name, model in models.items()}
+        chosen = order[start:start + batch_size]
+        batch_of = {name: model.batch([rows[name][row] for row in chosen]) for name, model in models.items()}
         for name, model in models.items():
-            model.model(batch_of[name].input_ids, batch_of[name].attention_mask)
+            model.logits(batch_of[name])
         for _ in range(repeats):
             for name in rng.sample(list(models), len(models)):
-                batch = batch_of[name]
                 begin = time.perf_counter()
-                models[name].model(batch.input_ids, batch.attention_mask)
+                models[name].logits(batch_of[name])
                 synchronize()
                 times[name].append(1000 * (time.perf_counter() - begin))
     return {name: np.array(values[3 * repeats:]) for name, values in times.items()}
 
 
-def one_batch(model, ids):
-    """All token ids as one batch on the device of an OpenModel."""
-    return next(batches(ids, None, len(ids), model.tokenizer.pad_id)).to(model.model.device)
+def score_all(model, texts, batch_size, max_length):
+    """The Answers of a model to all texts."""
+    start = time.perf_counter()
+    rows, cut_texts = model.encode(texts, max_length)
+    tokenisation_us = 1e6 * (time.perf_counter() - start) / len(texts)
+    with EnergyMeter() as meter:
+        logits = model.score(rows, batch_size)
+    return Answers(rows, cut_texts, logits, tokenisation_us, meter.joules)
 
 
 def difference(labels, predicted, baseline, num_labels):
@@ -118,75 +162,74 @@ def difference(labels, predicted, baseline, num_labels):
     return {"difference": new - old, "low": low, "high": high, "p_value": mcnemar(labels, predicted, baseline)}
 
 
-def score_columns(logits, labels, label_names):
-    """The columns of scores; logits (N, num_labels), labels (N,)."""
-    predicted = logits.argmax(-1).numpy()
-    # Against an all-correct "baseline" the paired interval is that of the score itself, minus 1.
-    low, high = paired_bootstrap(labels, predicted, labels, len(label_names))
-    return {**quality(logits, labels, label_names), "f1_low": 1 + low, "f1_high": 1 + high,
-            "answers_one_class": len(set(predicted.tolist())) == 1}
-
-
-def speed_columns(name, baseline, one, many, batch_size):
-    """The columns of times; one, many: latencies() of single texts and of batches of `batch_size` texts."""
-    columns = {}
-    for label, times in ((1, one), (32, many)):
-        columns |= {f"ms_{label}": float(np.median(times[name])),
-                    f"ms_{label}_p95": float(np.quantile(times[name], 0.95)),
-                    f"speedup_{label}": float(np.median(times[baseline] / times[name]))}
-    return columns | {"texts_per_second": 1000 * batch_size / columns["ms_32"]}
-
-
 def default_baseline(models):
     """The name of the largest file; an exported graph only if there is nothing else."""
     candidates = [model for model in models if isinstance(model.model, torch.nn.Module)] or models
     return max(candidates, key=lambda model: model.bytes).name
 
 
-def compare(models, data, split=None, baseline=None, batch_size=32, max_length=None, timed=64):
+def compare(models, data, split=None, baseline=None, batch_size=32, max_length=None, timed=64, quick=False,
+            references=True, predicates=None):
     """Score and time models on the same texts; returns Results and writes nothing.
 
     models: a list of OpenModel (evaluation/opening.py), all with data.label_names
     split: "test" or "validation"; None: test, where the data has one
     baseline: the name of the model that the others are compared with; None: the largest file
     timed: how many texts are timed one by one, and 1/8 as many batches of 32
+    quick: leave out what takes a process or a pass of its own: cold start, memory, robustness, other threads
+    references: majority class, tf-idf and fastText are rows, too    predicates: more slices, {name: text -> bool}
     """
     split = split or ("test" if data.test else "validation")
-    texts = getattr(data, split)
-    labels = np.array(texts.labels)
+    texts = getattr(data, split).texts
+    labels = np.array(getattr(data, split).labels)
     baseline = baseline or default_baseline(models)
+    by_name = {model.name: model for model in models}
+    if references:
+        by_name |= {model.name: model for model in reference_models(data) if model.name not in by_name}
 
     # 1. Score
-    ids = {}
-    cut_texts = {}
-    logits = {}
-    tokenisation_us = {}
-    for model in models:
-        start = time.perf_counter()
-        ids[model.name], cut_texts[model.name] = encode_for(model, texts.texts, max_length)
-        tokenisation_us[model.name] = 1e6 * (time.perf_counter() - start) / len(texts)
-        logits[model.name] = predict(model.model, ids[model.name], batch_size, model.tokenizer.pad_id)
+    answers = {name: score_all(model, texts, batch_size, max_length) for name, model in by_name.items()}
+    rows = {name: said.rows for name, said in answers.items()}
 
     # 2. Time
-    by_name = {model.name: model for model in models}
-    one = latencies(by_name, ids, batch_size=1, count=timed)
-    many = latencies(by_name, ids, batch_size=32, count=max(4, timed // 8))
+    clock = partial(speeds, baseline=baseline, texts=texts, rows=rows, max_length=max_length)
+    speed = clock(by_name, timed=timed)
+    other_threads = {} if quick else time_other_threads(by_name, baseline, partial(clock, timed=max(4, timed // 8)))
 
-    # 3. Compare with the baseline
-    predicted = {name: rows.argmax(-1).numpy() for name, rows in logits.items()}
+    # 3. Compare with the baseline, on the same redrawn texts
+    draws = bootstrap(labels, {name: said.predicted for name, said in answers.items()}, len(data.label_names))
+    scores = {name: score_columns(said, draws[name], labels, data.label_names) for name, said in answers.items()}
+    slices = slices_of(texts, data.train.texts, predicates)
+    mean_tokens = float(np.mean([len(row) for row in rows[baseline]]))
+
+    # 4. One row a model
     results = []
     for name, model in by_name.items():
-        results.append(ModelResult(
-            name=name, folder=model.folder, is_baseline=name == baseline, bytes=model.bytes,
-            tokenizer_bytes=model.tokenizer_bytes, parameters=count_parameters(model.model), history=model.history,
-            **score_columns(logits[name], labels, data.label_names),
-            **difference(labels, predicted[name], predicted[baseline], len(data.label_names)),
-            same_label_as_baseline=float((predicted[name] == predicted[baseline]).mean()),
-            **speed_columns(name, baseline, one, many, min(32, len(texts))),
-            tokenisation_us=tokenisation_us[name], cut_texts=cut_texts[name], logits=logits[name]))
-    results.sort(key=lambda model: (not model.is_baseline, -model.bytes))
+        columns = scores[name] | speed[name] | {"other_threads": other_threads.get(name)}
+        columns |= difference_columns(scores[name], scores[baseline], draws[name], draws[baseline],
+                                      answers[name].predicted, answers[baseline].predicted, labels)
+        columns |= hurt_columns(answers[name], answers[baseline], texts, labels, data.label_names, slices)
+        columns |= folder_columns(model, folder_names(models), mean_tokens)
+        if not quick:
+            columns |= full_columns(model, answers[name], texts, labels, data, split, batch_size, max_length)
+        results.append(ModelResult(is_baseline=name == baseline, **size_columns(model), **columns))
     longest = max(text_length(model.model, max_length) for model in models)
-    return Results(data.name, data.fingerprint, split, len(texts), longest, data.label_names, hardware(), results)
+    found = Results(data.name, data.fingerprint, split, len(texts), longest, data.label_names, hardware(),
+                    judge(results), mean_tokens, measured=now())
+    found.warnings = warnings_of(found)
+    return found
+
+
+def speeds(by_name, baseline, texts, rows, timed, max_length):
+    """{name: the columns of times} with the threads that are in use: of the models alone, and from raw strings."""
+    both = dict(by_name)
+    rows = {name: rows[name] for name in by_name}
+    for name, model in by_name.items():
+        both[name, "text"] = FromText(model, max_length)
+        rows[name, "text"] = texts
+    one = latencies(both, rows, 1, timed)
+    many = latencies(both, rows, 32, max(4, timed // 8))
+    return {name: speed_columns(name, baseline, one, many, min(32, len(texts))) for name in by_name}
 
 
 def measure_cascade(small, large, data, max_drop, batch_size=32, max_length=None, timed=64):
@@ -199,16 +242,16 @@ def measure_cascade(small, large, data, max_drop, batch_size=32, max_length=None
 
     # 1. The threshold, on texts of its own
     rows = range(len(choosing))
-    small_ids, _ = encode_for(small, choosing.texts, max_length)
-    large_ids, _ = encode_for(large, choosing.texts, max_length)
+    small_ids, _ = small.encode(choosing.texts, max_length)
+    large_ids, _ = large.encode(choosing.texts, max_length)
     small_logits = score_rows(small, small_ids, batch_size, rows)
     large_logits = score_rows(large, large_ids, batch_size, rows)
     threshold, share, chosen_f1 = choose_threshold(small_logits, large_logits, choosing.labels, max_drop)
     large_f1 = macro_f1(confusion_counts(np.array(choosing.labels), large_logits.argmax(-1).numpy(), num_labels))
 
     # 2. The scores, on the other texts
-    small_ids, _ = encode_for(small, measuring.texts, max_length)
-    large_ids, _ = encode_for(large, measuring.texts, max_length)
+    small_ids, _ = small.encode(measuring.texts, max_length)
+    large_ids, _ = large.encode(measuring.texts, max_length)
     ask_small = partial(score_rows, small, small_ids, batch_size)
     ask_large = partial(score_rows, large, large_ids, batch_size)
     rows = range(len(measuring))
@@ -262,18 +305,37 @@ def open_texts(label_names, data, test, data_dir="data", text=None, label=None):
 def parse_args(argv):
     parser = parser_for(__doc__)
     parser.add_argument("models", nargs="+", metavar="FOLDER", help="model folders; other files are left out")
-    parser.add_argument("--out", required=True,
-                        help="the folder for results.md, results.csv, results.json and the pictures")
+    parser.add_argument("--out", required=True, help="the folder for results.md, results.csv, results.json "
+                        "and the pictures")
     parser.add_argument("--baseline", help="the model that the others are compared with (default: the "
                         "largest file that is not an exported graph)")
     parser.add_argument("--timed", type=positive_int, default=64,
                         help="texts timed at batch 1; an eighth as many batches of 32")
     parser.add_argument("--test", metavar="FILE", help="in place of --data: a labelled file of your own, all of whose "
                         "rows are scored, whichever classes occur in it")
+    parser.add_argument("--quick", action="store_true", help="leave out what takes a process or a pass of its own for "
+                        "each model: cold start, memory, zipped size, other threads, damaged texts, batch mates, "
+                        "temperature")
+    parser.add_argument("--references", action=argparse.BooleanOptionalAction, default=True, help="rows for the most "
+                        "frequent class, TF-IDF and, where it is installed, fastText, trained on the training texts")
+    parser.add_argument("--slices", metavar="FILE.py", help="more slices: a Python file of functions text -> True or "
+                        "False, whose names become rows")
+    parser.add_argument("--gate", metavar="CONDITIONS", type=budget, help='exit with 3 if a model other than the '
+                        'baseline misses one, for example "macro_f1>=0.97*baseline ms_1<=2 size_mb<=5" (default: no '
+                        f"condition); words: {', '.join(WORDS)}")
+    parser.add_argument("--gate-on", choices=["interval", "point"], default="interval",
+                        help="what a score must reach: with the lower end of its 95 %% interval, or as it is")
     add_common_flags(parser, data_required=False)
     args = parser.parse_args(argv)
     if (args.data is None) == (args.test is None):
         parser.error("give --data, or --test FILE, and not both")
+    refuse_idle_flags(parser, vars(args), [
+        ("gate_on", args.gate is not None, "there is no --gate"),
+        ("references", args.test is None, "--test FILE has no training texts")])
+    if args.gate == []:
+        parser.error('--gate is empty; write for example "keep>=0.97"')
+    if args.quick and any(condition.word == "memory_mb" for condition in args.gate or []):
+        parser.error("--quick does not measure memory: leave it out, or memory_mb")
     return args
 
 
@@ -314,6 +376,7 @@ def main(argv=None):
     args = parse_args(argv)
 
     # The models and the data
+    predicates = read_predicates(args.slices) if args.slices else {}
     folders = model_folders(args.models)
     names = short_names(folders)
     if args.baseline and args.baseline not in names:
@@ -326,7 +389,9 @@ def main(argv=None):
     # The numbers
     print(f"scoring and timing {len(models)} models ...")
     results = compare(models, data, baseline=args.baseline, batch_size=args.batch_size, max_length=args.max_length,
-                      timed=args.timed)
+                      timed=args.timed, quick=args.quick, references=args.references, predicates=predicates)
+    if args.gate:
+        results.gate = check_gate(results, args.gate, args.gate_on)
 
     # The files
     notes = write_metrics(results)
@@ -334,6 +399,8 @@ def main(argv=None):
     print("\n" + results_table(results) + "\n")
     print("\n".join(remarks(results) + notes))
     print(f"{args.out}: {', '.join(files)}")
+    if results.gate and results.gate["missed"]:
+        raise BudgetMissed("; ".join(results.gate["missed"]))
     return results
 
 

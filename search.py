@@ -19,7 +19,6 @@ the same command continues a search that was stopped, if the data and the models
 Validation texts decide; the test split is not read.
 """
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -48,6 +47,7 @@ from data_utils import align_labels, load_dataset, open_data, unlabelled_texts
 from model_utils import load_model, open_model
 from pocketbert.cli import add_common_flags, nonnegative_float, nonnegative_int, parser_for, positive_int, run_script
 from pocketbert.errors import TrainingDiverged, UserError
+from pocketbert.evaluation.budget import WORDS, budget
 from pocketbert.evaluation.cascade_report import halves
 from pocketbert.evaluation.opening import open_models
 from pocketbert.files import read_json, replacing_files, write_json
@@ -58,7 +58,6 @@ from pocketbert.models.encoder import Encoder
 from pocketbert.models.folder import FOLDER_FILES, is_pretrained_only, parent_of
 from pocketbert.models.recipes import RECIPES, recipe_depth
 from pocketbert.models.recurrent_config import RecurrentConfig
-from pocketbert.search.budget import WORDS, parse_budget
 from pocketbert.search.candidates import EPOCHS, OF_ENCODERS, recipe_of
 from pocketbert.search.end import (
     choose,
@@ -442,13 +441,6 @@ def sqlite_storage(path):
     return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(path)})
 
 
-def budget(text):
-    try:
-        return parse_budget(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(error) from None
-
-
 def main_pareto(argv):
     """Find the cheapest model that is good enough: students of several kinds, sizes and forms, each measured.
 
@@ -506,7 +498,8 @@ def main_pareto(argv):
     if front:
         models = open_models([teacher, *(row["folder"] for row in front)], ["teacher", *(
             Path(row["folder"]).name for row in front)], args.device)
-        results = evaluate.compare(models, replace(data, validation=reporting), split="validation", baseline="teacher")
+        results = evaluate.compare(models, replace(data, validation=reporting), split="validation", baseline="teacher",
+                                   quick=True, references=False)
         found = front_rows(front, results)
         write_front(found, rows, results, out)
         print("\n" + front_table(found) + "\n")

@@ -31,6 +31,11 @@ def git_commit():
         return None  # unpacked from an archive
 
 
+def now():
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
 def provenance(script, arguments, argv, parent=None, data=None, **more):
     """The dictionary for run.json: everything needed to make the folder again and to believe its numbers.
 
@@ -46,6 +51,5 @@ def provenance(script, arguments, argv, parent=None, data=None, **more):
                        "validation": len(data.validation), "validation_origin": data.validation_origin}
     packages = ("torch", "tokenizers", "safetensors", "numpy", "scikit-learn")
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return run | more | {"hardware": hardware(), "peak_memory_mb": peak_megabytes(), "versions": versions,
-                         "commit": git_commit(), "finished": finished}
+                         "commit": git_commit(), "finished": now()}

@@ -11,7 +11,7 @@ SETTINGS = {"MODEL": "scratch:layers=2,hidden=16,heads=2,vocab=200", "STUDENT": 
             "TRAIN_FLAGS": "--epochs 6 --lr 1e-2 --batch-size 8 --dropout 0",
             "PRUNE_FLAGS": "--heads 0.5 --ffn 0.5 --epochs 1 --lr 5e-3 --samples 64",
             "DISTILL_FLAGS": "--epochs 2 --lr 5e-3 --batch-size 8", "POCKET": "cnn:vocab=200,hidden=8,embedding=8",
-            "POCKET_FLAGS": "--epochs 2 --lr 5e-3 --batch-size 8", "EVALUATE_FLAGS": "--timed 4"}
+            "POCKET_FLAGS": "--epochs 2 --lr 5e-3 --batch-size 8", "EVALUATE_FLAGS": "--timed 4 --quick"}
 
 
 def make(data, *targets, python=sys.executable, environment=None, **variables):

@@ -24,7 +24,7 @@ import evaluate
 from pocketbert.cli import run_script
 from pocketbert.data.splits import Dataset, Split
 from pocketbert.errors import UserError
-from pocketbert.evaluation.opening import OpenModel
+from pocketbert.evaluation.opening import FromText, OpenModel
 from pocketbert.evaluation.report import results_table
 from pocketbert.files import read_json
 from pocketbert.models.folder import load_model, save_model
@@ -81,7 +81,7 @@ def test_bootstrap_interval_narrows_with_the_number_of_texts():
 def open_stub(forward, name="stub"):
     """An OpenModel, as far as timing needs one, that runs a function."""
     forward.device = torch.device("cpu")
-    return SimpleNamespace(name=name, model=forward, tokenizer=SimpleNamespace(pad_id=0))
+    return OpenModel(name, "", forward, SimpleNamespace(pad_id=0), 1, 1, None)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -105,6 +105,16 @@ def test_models_are_timed_in_turn_on_the_same_texts_from_the_shortest_to_the_lon
         assert all(mask is None for *_, mask in log)  # nothing is padded
 
 
+def test_a_model_is_timed_from_raw_strings_to_labels():
+    rows = {"a": [2, 1, 3], "bc": [2, 1, 1, 3]}
+    stub = open_stub(lambda input_ids, attention_mask: torch.nn.functional.one_hot(input_ids.sum(1), 9))
+    stub.model.config = SimpleNamespace(max_length=9, text_length=None)
+    stub.tokenizer = lambda texts, max_length: [rows[text] for text in texts]
+    stub.tokenizer.pad_id, stub.tokenizer.suffix = 0, []
+    model = FromText(stub, None)
+    assert model.logits(model.batch(["a", "bc", "a"])) == [6, 7, 6]
+
+
 # --- compare(): the numbers that the table prints ----------------------------------------------------------
 
 class Sleeper(torch.nn.Module):
@@ -116,9 +126,9 @@ class Sleeper(torch.nn.Module):
         super().__init__()
         self.clock, self.seconds, self.right_below = clock, seconds, right_below
         self.weight = torch.nn.Parameter(torch.zeros(size))
-        self.config = SimpleNamespace(label_names=LABELS, max_length=40, text_length=None)
+        self.config = SimpleNamespace(label_names=LABELS, max_length=40, text_length=None, hf={}, stored_formats={})
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids, attention_mask=None):
         self.clock[0] += self.seconds * len(input_ids)
         number = input_ids[:, 1]
         label = number % 3
@@ -139,7 +149,8 @@ def compare_sleepers(monkeypatch, texts=100, timed=8, **options):
               OpenModel("base", "base", Sleeper(clock, 0.001, 60, 50), tokenize, 3_000_000, 500, None)]
     split = Split([str(i) for i in range(texts)], [i % 3 for i in range(texts)])
     data = Dataset("numbers", LABELS, split, split, split, [], "", "0" * 12)
-    base, slow = evaluate.compare(models, data, timed=timed, **options).models
+    monkeypatch.setattr("evaluate.folder_columns", lambda *_: {})
+    base, slow = evaluate.compare(models, data, timed=timed, quick=True, references=False, **options).models
     return base, slow
 
 
@@ -155,8 +166,9 @@ def test_a_model_that_takes_twice_as_long_is_half_as_fast(monkeypatch):
 @pytest.mark.parametrize("texts, in_batch", [(100, 32), (10, 10)])
 def test_texts_per_second_are_those_of_the_batch_that_was_timed(texts, in_batch, monkeypatch):
     for row, rate in zip(compare_sleepers(monkeypatch, texts), (1000, 500), strict=True):
-        assert row.texts_per_second * row.ms_32 == pytest.approx(1000 * in_batch)
-        assert row.texts_per_second == pytest.approx(rate)
+        assert row.texts_per_second * row.ms_32_from_text == pytest.approx(1000 * in_batch)
+        assert row.texts_per_second == pytest.approx(1 / (1 / rate + 7e-6))
+        assert row.ms_32_from_text == pytest.approx(row.ms_32 + 0.007 * in_batch)  # seven microseconds to tokenise
         assert row.tokenisation_us == pytest.approx(7)
 
 
@@ -208,10 +220,11 @@ def reported(tmp_path_factory, tokenizer):
     before = {path: path.read_bytes() for path in (here / "runs").rglob("*") if path.is_file()}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         results = evaluate.main([*sorted((here / "runs").iterdir()), "--data", here / "data", "--out", here / "report",
-                       "--timed", "4"])
+                       "--timed", "4", "--quick", "--no-references"])
     with open(here / "report" / "results.csv", newline="") as file:
-        words = ("name", "folder", "split")
-        rows = [{key: value if key in words else ast.literal_eval(value) for key, value in row.items()}
+        words = ("name", "folder", "split", "verdict", "parent")
+        rows = [{key: (value or None) if key in words else ast.literal_eval(value or "None")
+                 for key, value in row.items()}
                 for row in csv.DictReader(file)]
     return SimpleNamespace(here=here, printed=printed.getvalue(), rows=rows, results=results, before=before,
                            page=(here / "report" / "results.md").read_text())
@@ -268,7 +281,8 @@ def test_report_changes_nothing_in_the_model_folders_but_metrics_json(reported):
 def test_report_without_a_test_file_says_validation_everywhere(tmp_path, tokenizer, capsys):
     save_model(random_model(), tokenizer, tmp_path / "m", run={})
     write_csv(tmp_path / "mine.csv", many_texts(60))
-    evaluate.main([tmp_path / "m", "--data", tmp_path / "mine.csv", "--out", tmp_path / "report", "--timed", "2"])
+    evaluate.main([tmp_path / "m", "--data", tmp_path / "mine.csv", "--out", tmp_path / "report", "--timed", "2",
+                   "--quick"])
     page, printed = (tmp_path / "report" / "results.md").read_text(), capsys.readouterr().out
     for words in (page, printed):
         assert "12 validation texts" in words and "no labelled test file" in words
@@ -282,7 +296,8 @@ def test_all_rows_of_a_labelled_file_are_scored_whatever_its_classes(how, labels
     save_model(model, tokenizer, tmp_path / "m", run={})
     write_csv(tmp_path / "data" / "test.csv", many_texts(50), labels)
     flags = ["--test", tmp_path / "data" / "test.csv"] if how == "--test" else ["--data", tmp_path / "data"]
-    [row] = evaluate.main([tmp_path / "m", *flags, "--out", tmp_path / "report", "--timed", "2"]).models
+    [row] = evaluate.main([tmp_path / "m", *flags, "--out", tmp_path / "report", "--timed", "2",
+                           "--quick"]).models
     predicted = predict(model, tokenizer(many_texts(50), 40), 8, tokenizer.pad_id).argmax(-1)
     wanted = [LABELS.index(labels[i % len(labels)]) for i in range(50)]
     assert sum(scores["texts"] for scores in row.per_class.values()) == 50
@@ -295,7 +310,8 @@ def test_all_rows_of_a_labelled_file_are_scored_whatever_its_classes(how, labels
 def test_test_file_goes_through_the_gate_for_labels(tmp_path, tokenizer, capsys):
     save_model(random_model(), tokenizer, tmp_path / "m", run={})
     (tmp_path / "mine.csv").write_text("text,label\na,Positive\nb,NEGATIVE \nc,-1\nd,\n")
-    results = evaluate.main([tmp_path / "m", "--test", tmp_path / "mine.csv", "--out", tmp_path / "r", "--timed", "1"])
+    results = evaluate.main([tmp_path / "m", "--test", tmp_path / "mine.csv", "--out", tmp_path / "r", "--timed", "1",
+                             "--quick"])
     assert [results.models[0].per_class[name]["texts"] for name in LABELS] == [1, 0, 1] and results.texts == 2
     assert "the label '-1'" in capsys.readouterr().out
     (tmp_path / "mine.csv").write_text("text,label\na,ham\nb,spam\n")
@@ -333,7 +349,7 @@ def test_folder_as_others_publish_it_gets_a_report(weights, vocabulary, tmp_path
     published(tmp_path / "m", tokenizer, weights, vocabulary)
     write_csv(tmp_path / "mine.csv", many_texts(40))
     [row] = evaluate.main([tmp_path / "m", "--test", tmp_path / "mine.csv", "--out", tmp_path / "report",
-                           "--timed", "1"]).models
+                           "--timed", "1", "--quick"]).models
     assert row.bytes == os.path.getsize(tmp_path / "m" / weights)
     assert row.tokenizer_bytes == os.path.getsize(tmp_path / "m" / vocabulary)
     assert (tmp_path / "report" / "results.md").exists() and (tmp_path / "m" / "metrics.json").exists()

@@ -101,7 +101,7 @@ def test_pruned_model_goes_on_through_the_other_verbs(program, flags, run, make_
     for role in (["--teacher", out, "--student", "scratch:layers=1,hidden=16,heads=2,vocab=60"],
                  ["--teacher", folder, "--student", out]):
         distill.main([*role, "--data", data, "--out", str(tmp_path / "student"), "--epochs", "1"])
-    evaluate.main([folder, out, out + "-int8", str(tmp_path / "student"), "--data", data, "--timed", "2",
+    evaluate.main([folder, out, out + "-int8", str(tmp_path / "student"), "--data", data, "--timed", "2", "--quick",
                    "--out", str(tmp_path / "report")])
     table = (tmp_path / "report" / "results.md").read_text()
     assert all(f"| {name} " in table for name in ("teacher", "out", "out-int8", "student"))

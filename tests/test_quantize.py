@@ -91,7 +91,7 @@ def test_every_plan_of_every_kind_of_model_loads_and_is_evaluated(kind, teacher,
         model, _ = load_model(out)
         assert count_parameters(model) >= count_parameters(load_model(folder)[0])  # a sparse parent counts non-zeros
         outs.append(out)
-    evaluate.main([folder, *outs, "--data", data, "--timed", "2", "--out", str(tmp_path / "r")])
+    evaluate.main([folder, *outs, "--data", data, "--timed", "2", "--quick", "--out", str(tmp_path / "r")])
 
 
 # --- what is printed about the result --------------------------------------------------------------------
@@ -342,7 +342,7 @@ def test_exported_folder_is_a_model_folder_like_any_other(format_name, teacher, 
     ids = torch.tensor(tokenizer(["a good day"], 20))
     torch.testing.assert_close(model(ids), parent(ids), atol=3 if "int8" in format_name else 1e-4, rtol=0)
     assert count_parameters(model) == count_parameters(parent)
-    evaluate.main([folder, out, "--data", data, "--timed", "2", "--out", str(tmp_path / "r")])
+    evaluate.main([folder, out, "--data", data, "--timed", "2", "--quick", "--out", str(tmp_path / "r")])
     evaluate.main(["predict", "--model", out, "a good day"])
     assert '"label"' in capsys.readouterr().out
     with pytest.raises(ValueError, match="exported graph, which can only be run"):

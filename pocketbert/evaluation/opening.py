@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from pocketbert.data.batching import make_batch
 from pocketbert.data.encoding import encode
 from pocketbert.data.tokenizer import Tokenizer
 from pocketbert.errors import UserError
@@ -13,7 +14,8 @@ from pocketbert.hub import Folder
 from pocketbert.models.device import pick_device
 from pocketbert.models.folder import load_model
 from pocketbert.models.opening import text_length
-from pocketbert.models.size import file_bytes
+from pocketbert.models.predict import predict
+from pocketbert.models.size import count_parameters, file_bytes
 from pocketbert.models.weight_paths import ADAPTER_CONFIG, is_adapter
 
 
@@ -28,6 +30,46 @@ class OpenModel:
     bytes: int                          # of the weight files
     tokenizer_bytes: int
     history: list | None                # per epoch, from run.json
+
+    is_reference = False                # references.py has models that are no folders and the same methods
+
+    @property
+    def device(self):
+        return self.model.device
+
+    @property
+    def parameters(self):
+        return count_parameters(self.model)
+
+    def encode(self, texts, max_length):
+        """(token ids of the texts, how many texts were cut). max_length: see predict.text_length"""
+        return encode(self.tokenizer, texts, text_length(self.model, max_length))
+
+    def batch(self, rows):
+        """All these token ids as one batch on the model's device."""
+        return make_batch(rows, None, list(range(len(rows))), self.tokenizer.pad_id).to(self.device)
+
+    def logits(self, batch):
+        return self.model(batch.input_ids, batch.attention_mask)
+
+    def score(self, rows, batch_size):
+        """Logits (N, num_labels) of N lists of token ids."""
+        return predict(self.model, rows, batch_size, self.tokenizer.pad_id)
+
+
+@dataclass
+class FromText:
+    """A model that is timed from raw strings to labels, as a server computes them: tokenise, pad, run, choose."""
+
+    model: OpenModel                    # or a reference
+    max_length: int | None
+
+    def batch(self, texts):
+        return texts
+
+    def logits(self, texts):
+        rows, _ = self.model.encode(texts, self.max_length)
+        return self.model.logits(self.model.batch(rows)).argmax(-1).tolist()
 
 
 def model_folders(names):
@@ -85,8 +127,3 @@ def open_one(folder, name, device):
     model, tokenizer = load_model(folder)
     model.to(device)
     return OpenModel(name, str(folder), model, tokenizer, size["model"], size["tokenizer"], history)
-
-
-def encode_for(model, texts, max_length):
-    """(token ids of the texts for an OpenModel, how many texts were cut). max_length: see predict.text_length"""
-    return encode(model.tokenizer, texts, text_length(model.model, max_length))

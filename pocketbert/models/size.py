@@ -1,6 +1,8 @@
-"""What a model weighs: bytes of its files, and how many parameters."""
+"""What a model weighs: bytes of its files, by part and zipped, and how many parameters."""
 
+import json
 import os
+import zlib
 from pathlib import Path
 
 from pocketbert.hub import Folder
@@ -17,18 +19,23 @@ TOKENIZER_FILES = (("tokenizer.json",), ("bpe.codes", "vocab.txt"), ("vocab.json
 
 
 def file_bytes(folder):
-    """Bytes on disk: {"model": of the weight files, or of an exported graph, "tokenizer": of the tokenizer's files}.
+    """Bytes on disk: {"model": of the weight files, or of an exported graph, "tokenizer": of the tokenizer's files}."""
+    model, tokenizer = counted_files(folder)
+    return {"model": sum(map(os.path.getsize, model)), "tokenizer": sum(map(os.path.getsize, tokenizer))}
 
-    A LoRA adapter computes nothing without its base: its bytes are those of both.
+
+def counted_files(folder):
+    """(paths of the weight files, paths of the tokenizer's files) of a model folder.
+
+    A LoRA adapter computes nothing without its base: its files are those of both.
     """
     folder = Path(folder)
     find = Folder(str(folder), folder)
     if is_adapter(find):
         *base_paths, adapter = weight_paths(find)
-        base = file_bytes(base_paths[0].parent)
-        has_tokenizer = (folder / "tokenizer.json").exists()
-        return {"model": base["model"] + os.path.getsize(adapter),
-                "tokenizer": os.path.getsize(folder / "tokenizer.json") if has_tokenizer else base["tokenizer"]}
+        base_files, base_tokenizer = counted_files(base_paths[0].parent)
+        own_tokenizer = folder / "tokenizer.json"
+        return [*base_files, adapter], [own_tokenizer] if own_tokenizer.exists() else base_tokenizer
     files = [folder / name for name in MODEL_FILES if (folder / name).exists()]
     if files and files[0].name == "model.safetensors":
         files = files[:1]  # what load_model reads; a graph that lies beside it is another model
@@ -40,8 +47,46 @@ def file_bytes(folder):
     tokenizer = next((names for names in TOKENIZER_FILES if all((folder / name).exists() for name in names)), None)
     if tokenizer is None:
         raise FileNotFoundError(f"{folder} has no tokenizer (tokenizer.json, vocab.txt ...): it is not a model folder")
-    return {"model": sum(map(os.path.getsize, files)),
-            "tokenizer": sum(os.path.getsize(folder / name) for name in tokenizer)}
+    return files, [folder / name for name in tokenizer]
+
+
+def bytes_by_part(folder):
+    """{"embeddings", "encoder", "head", "header"}: bytes of model.safetensors; they add up to the file.
+
+    An encoder's pooler belongs to its head. None for a folder without this one file (a graph, shards, a pickle).
+    """
+    [path, *others], _ = counted_files(folder)
+    if path.name != "model.safetensors" or others:
+        return None
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        tensors = json.loads(file.read(length))
+    parts = {"embeddings": 0, "encoder": 0, "head": 0, "header": 8 + length}
+    for name, tensor in tensors.items():
+        if name != "__metadata__":
+            start, end = tensor["data_offsets"]
+            parts[part_of(name)] += end - start
+    return parts
+
+
+def part_of(name):
+    """The part of the model that a tensor of model.safetensors belongs to."""
+    if "embeddings" in name:
+        return "embeddings"
+    is_head = name.startswith(("classifier", "pre_classifier", "head.")) or "pooler" in name
+    return "head" if is_head else "encoder"
+
+
+def zipped_bytes(folder):
+    """Bytes of the weight and tokenizer files after deflate (zlib's level 6), as a download of a .zip would have."""
+    total = 0
+    for path in sum(counted_files(folder), []):
+        packer = zlib.compressobj(6)
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                total += len(packer.compress(block))
+        total += len(packer.flush())
+    return total
 
 
 def count_parameters(model):

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 from pocketbert.errors import BudgetMissed
+from pocketbert.evaluation.budget import violations
 from pocketbert.evaluation.plots import plot_scores
 from pocketbert.evaluation.tables import difference_cell, markdown_table
 from pocketbert.files import replacing_files, write_json, write_text
 from pocketbert.hardware import hardware_line
 from pocketbert.models.folder import FOLDER_FILES
-from pocketbert.search.budget import violations
 from pocketbert.search.front import cheapest, front_of
 from pocketbert.search.page import front_page
 from pocketbert.search.rebuild import rebuild_script, steps_to

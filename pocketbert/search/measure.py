@@ -17,10 +17,9 @@ import numpy as np
 import torch
 
 from pocketbert.data.splits import Split
+from pocketbert.evaluation.budget import SCORES
 from pocketbert.evaluation.metrics import quality
-from pocketbert.evaluation.opening import OpenModel, encode_for, open_one
-from pocketbert.models.predict import predict
-from pocketbert.search.budget import SCORES
+from pocketbert.evaluation.opening import OpenModel, open_one
 
 TIMED = 48  # single texts, and an eighth as many batches of 32
 CPU = torch.device("cpu")
@@ -44,8 +43,8 @@ class Bench:
 def make_bench(folder, texts, label_names, latencies, bootstrap, wants_memory):
     """The Bench of a teacher's folder."""
     bench = Bench(open_one(folder, "teacher", CPU), texts, label_names, latencies, bootstrap, wants_memory)
-    bench.ids, _ = encode_for(bench.teacher, texts.texts, None)
-    bench.predicted = predict(bench.teacher.model, bench.ids, 32, bench.teacher.tokenizer.pad_id).argmax(-1).numpy()
+    bench.ids, _ = bench.teacher.encode(texts.texts, None)
+    bench.predicted = bench.teacher.score(bench.ids, 32).argmax(-1).numpy()
     bench.row = row_of(bench.teacher, "fp32", bench)
     return bench
 
@@ -57,9 +56,9 @@ def measure(folder, form, bench):
 
 def row_of(model, form, bench):
     begin = time.perf_counter()
-    ids, _ = encode_for(model, bench.texts.texts, None)
+    ids, _ = model.encode(bench.texts.texts, None)
     tokenisation_ms = 1000 * (time.perf_counter() - begin) / len(ids)
-    logits = predict(model.model, ids, 32, model.tokenizer.pad_id)
+    logits = model.score(ids, 32)
     labels = np.array(bench.texts.labels)
     score = quality(logits, labels, bench.label_names)
     teacher_f1 = max((bench.row or score)["macro_f1"], 1e-9)

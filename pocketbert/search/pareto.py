@@ -20,10 +20,10 @@ import optuna
 import torch
 
 from pocketbert.errors import TrainingDiverged
+from pocketbert.evaluation.budget import SCORES
 from pocketbert.models.folder import save_model
 from pocketbert.models.sparse import to_dense
 from pocketbert.models.surgery import keep_layers, slice_model
-from pocketbert.search.budget import SCORES
 from pocketbert.search.candidates import EPOCHS, OF_ENCODERS, command_of, name_of, sizes_of, spread_layers, suggest
 from pocketbert.search.measure import Bench, measure, meets_costs
 from pocketbert.search.study import expected_seconds, records, this_worker, values_of

@@ -14,6 +14,7 @@ import train
 from make_runs import SETTINGS, STEPS, make
 from pocketbert.cli import run_script
 from pocketbert.errors import UserError
+from pocketbert.evaluation.references import fasttext_can_train
 from pocketbert.models.folder import save_model
 from pocketbert.models.recurrent_config import RECURRENT_KINDS
 from pocketbert.models.size import file_bytes
@@ -32,10 +33,11 @@ def test_make_all_ends_with_a_table_of_eight_models_a_second_one_does_nothing_an
     assert done.returncode == 0, done.stdout + done.stderr
     table = (runs / "report" / "results.md").read_text().split("\n\n")[1]
     assert "Traceback" not in done.stderr and table in done.stdout[done.stdout.index("evaluate.py"):]
-    assert sorted(line.split()[1] for line in table.splitlines()[2:]) == sorted(STEPS)
+    names = sorted([*STEPS, "majority", "tf-idf", *(["fastText"] if fasttext_can_train() else [])])
+    assert sorted(line.split()[1] for line in table.splitlines()[2:]) == names
     with open(runs / "report" / "results.csv", newline="") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
-    assert sorted(rows) == sorted(STEPS) and rows["teacher"]["is_baseline"] == "True"
+    assert sorted(rows) == names and rows["teacher"]["is_baseline"] == "True"
     assert float(rows["teacher"]["macro_f1"]) > 0.9
     size = {name: int(row["bytes"]) for name, row in rows.items()}
     assert size["pruned-int8"] < size["pruned"] < size["teacher"] > size["int8"] > size["pruned-int8"]
@@ -146,6 +148,7 @@ def test_recurrent_models_go_through_every_verb(kind, tmp_path):
     else:
         quantize.main(export)
         folders.append(f"{folder}-onnx")
-    evaluate.main([*folders, *data, "--out", str(tmp_path / "report"), "--timed", "2"])
+    quick = [] if kind == "gru" else ["--quick"]
+    evaluate.main([*folders, *data, "--out", str(tmp_path / "report"), "--timed", "2", *quick])
     with pytest.raises(UserError, match="neither heads nor layers"):
         prune.main(["--model", folder, "--out", folder + "-h", "--heads", "0.5", *data])

@@ -10,6 +10,7 @@
 The number on the right may be a share of the baseline's: "ms_1<=baseline/150", "macro_f1>=0.97*baseline".
 """
 
+import argparse
 import re
 from dataclasses import dataclass
 
@@ -54,22 +55,30 @@ def parse_budget(text):
     while rest:
         match = CONDITION.match(rest)
         if not match:
-            raise UserError(f"budget: {rest!r} does not begin with a condition like keep>=0.97, size_mb<=2 or "
+            raise UserError(f"{rest!r} does not begin with a condition like keep>=0.97, size_mb<=2 or "
                             f"ms_1<=baseline/50; words: {', '.join(WORDS)}")
         conditions.append(condition_of(match))
         rest = rest[match.end():].lstrip(" ,")
     return conditions
 
 
+def budget(text):
+    """parse_budget for the type= of a flag: what is wrong becomes argparse's message."""
+    try:
+        return parse_budget(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(error) from None
+
+
 def condition_of(match):
     word, sign = match["word"], match["sign"]
     if word not in WORDS:
-        raise UserError(f"budget: {word!r} is not one of {', '.join(WORDS)}")
+        raise UserError(f"{word!r} is not one of {', '.join(WORDS)}")
     if sign != WORDS[word]:
-        raise UserError(f"budget: {word}{sign} bounds the good side; write {word}{WORDS[word]}")
+        raise UserError(f"{word}{sign} bounds the good side; write {word}{WORDS[word]}")
     if match["divisor"]:
         if not float(match["divisor"]):
-            raise UserError("budget: baseline/0 is no number")
+            raise UserError("baseline/0 is no number")
         return Condition(word, sign, 1 / float(match["divisor"]), of_baseline=True)
     return Condition(word, sign, float(match["number"]), of_baseline=bool(match["times"]))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pocketbert.errors import UserError
-from pocketbert.search.budget import Condition, parse_budget, violations
+from pocketbert.evaluation.budget import Condition, parse_budget, violations
 
 
 def test_a_budget_is_read_word_by_word():
