@@ -109,27 +109,44 @@ def weights_of(folder):
     return Path(name).name if Path(name).is_dir() else name
 
 
+def measure_row(row, table, reports):
+    """Our numbers for a row of NAME.toml, or None if one of its models was not run.
+
+    With `seeds`, a list of models, the value is their mean and the interval that over the seeds; otherwise the interval
+    is that over the texts. Size and time are those of the model `run`.
+    """
+    report = reports[row.get("report", table["report"])]
+    names = row.get("seeds", [row["run"]])
+    if report is None or not set(names) <= set(report["models"]):
+        return None
+    model = report["models"][row["run"]]
+    value, low, high = with_interval(table["metric"], model["confusion"])
+    if len(names) > 1:
+        metric = METRICS[table["metric"]]
+        value, low, high = t_interval([float(metric(np.array(report["models"][name]["confusion"]))) for name in names])
+    kept = {key: model[key] for key in model if key != "folder"}
+    return {"value": value, "low": low, "high": high, "weights": weights_of(model["folder"]), **kept}
+
+
 def table_rows(table, runs):
-    """(the report of a table of NAME.toml, its rows with our numbers, its rows that were not run)."""
-    report = read_report(runs / table["report"])
-    if report is None:
-        return None, [], table["rows"]
+    """(the main report of a table of NAME.toml, its rows with our numbers, its rows that were not run)."""
+    reports = {name: read_report(runs / name) for name in
+               {table["report"], *(row["report"] for row in table["rows"] if "report" in row)}}
     done = []
     missing = []
-    published = {row["run"]: row.get("published") for row in table["rows"]}
     for row in table["rows"]:
-        model = report["models"].get(row["run"])
-        if model is None:
+        ours = measure_row(row, table, reports)
+        if ours is None:
             missing.append(row)
             continue
-        value, low, high = with_interval(table["metric"], model["confusion"])
+        reference = next((other.get("published") for other in table["rows"]
+                          if other["run"] == reports[table["report"]]["baseline"]), None)
         loss = None
-        reference = published.get(report["baseline"])
-        if row["run"] != report["baseline"] and None not in (reference, row.get("published")):
+        if ours["difference"] and None not in (reference, row.get("published")):
             loss = row["published"] - reference
-        measured = {"value": value, "low": low, "high": high, "weights": weights_of(model.pop("folder")), **model}
-        done.append({**row, "published_loss": loss, "ours": measured})
-    return report, done, missing
+        done.append({**row, "published_loss": loss, "ours": ours})
+    report = reports[table["report"]]
+    return report and {key: report[key] for key in report if key != "models"}, done, missing
 
 
 def gain_rows(gains, runs):
@@ -204,15 +221,23 @@ def copy_pictures(table, runs, out, system):
     return lines
 
 
-def write_csv(table, rows, runs):
-    """The rows as the file that the authors exported, with what they left out: bytes, milliseconds, intervals."""
-    with open(runs / table["csv"], "w", newline="", encoding="utf-8") as file:
+def write_csv(path, rows):
+    """Rows as the file that the authors exported, with what they left out: bytes, milliseconds, intervals."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["model", "weights", *METRICS, "low", "high", "mb", "ms"])
         for row in rows:
             ours = row["ours"]
             values = [metric(np.array(ours["confusion"])) for metric in METRICS.values()]
             writer.writerow([row["run"], ours["weights"], *values, ours["low"], ours["high"], ours["mb"], ours["ms"]])
+
+
+def copied_page(path):
+    """The lines of a page that another benchmark wrote, one heading deeper and without its pictures."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [f"#{line}" if line.startswith("#") else line for line in lines if not line.startswith("![")] + [""]
 
 
 def gain_lines(rows):
@@ -235,6 +260,7 @@ def page(system, result):
         lines += table_lines(table["of"], table["report"], table["rows"], table["missing"]) + table["pictures"]
     if result["gains"]:
         lines += gain_lines(result["gains"])
+    lines += result["pages"]
     lines += ["## What else was wrong there", "", *(f"- {line}" for line in system["also"]), ""]
     lines += ["## How it was made", "", f"- `{result['command']}`", f"- Commit {result['commit']}",
               f"- Published numbers: <{system['repository']}>"]
@@ -258,16 +284,16 @@ def main(argv=None):
     tables = []
     for table in system["tables"]:
         report, rows, missing = table_rows(table, runs)
-        if rows and "csv" in table:
-            write_csv(table, rows, runs)
+        for file, names in table.get("csv", {}).items():
+            if rows:
+                write_csv((runs / table["report"]).parent / file, [row for row in rows if row["run"] in names])
         pictures = copy_pictures(table, runs, args.out, args.system) if rows else []
         tables.append({"of": table, "report": report, "rows": rows, "missing": missing, "pictures": pictures})
     if not any(table["rows"] for table in tables):
         raise UserError(f"{runs} holds no report of evaluate.py yet: `make {args.system}` makes it")
-    for table in tables:
-        table["report"] = table["report"] and {key: value for key, value in table["report"].items() if key != "models"}
     result = {"command": args.command or f"make {args.system}", "commit": git_commit(), "note": args.note,
-              "tables": tables, "gains": gain_rows(system.get("gains", []), runs)}
+              "tables": tables, "gains": gain_rows(system.get("gains", []), runs),
+              "pages": [line for name in system.get("pages", []) for line in copied_page(runs / name)]}
     write_text(page(system, result), Path(args.out) / f"{args.system}.md")
     write_json(result, Path(args.out) / f"{args.system}.json")
     print(f"{args.out}: {args.system}.md, {args.system}.json")

@@ -29,9 +29,11 @@ roles = $(foreach role,$(2),$(if $(call model,$(1),$(role)),$(role)))
 
 # $(call folders,NAME): the model folders that the steps below NAME write, for evaluate.py. A student that was trained
 # with --control has its control beside it, in NAME-alone.
-in_system = $(patsubst %,$(SYSTEMS)/%,$(1))
-folders   = $(foreach name,$(filter-out %/report $(1)/search-%,$(filter $(1)/%,$(STEPS_OF_SYSTEM))),$(call in_system,$(name) \
-            $(if $(filter --control,$(COMMAND_$(name))),$(name)-alone)))
+in_system    = $(patsubst %,$(SYSTEMS)/%,$(1))
+makes_models = $(filter-out search.py evaluate.py benchmarks/memory.py benchmarks/systems/languages.py,\
+               $(firstword $(COMMAND_$(1))))
+folders      = $(foreach name,$(filter $(1)/%,$(STEPS_OF_SYSTEM)),$(if $(call makes_models,$(name)),\
+               $(call in_system,$(name) $(if $(filter --control,$(COMMAND_$(name))),$(name)-alone))))
 
 # The flags of every step that trains; make adds --out and --data-dir to each command.
 TRAINED = --seed $(SEED) $(EXTRA)
@@ -41,12 +43,14 @@ include $(SYSTEM:%=benchmarks/systems/%.mk)
 command = $(COMMAND_$(1)) --out $(call in_system,$(1)) --data-dir "$$DATA_DIR"
 
 # The file that a step writes last. search.py draws its pictures when all trials are done.
-last_file = $(call in_system,$(1))/$(or $(if $(filter search.py,$(COMMAND_$(1))),epochs.png),\
-            $(if $(filter evaluate.py,$(COMMAND_$(1))),results.json),run.json)
+last_of_search.py            := epochs.png
+last_of_evaluate.py          := results.json
+last_of_benchmarks/memory.py := memory.json
+last_file = $(call in_system,$(1))/$(or $(last_of_$(firstword $(COMMAND_$(1)))),run.json)
 
-# The steps whose folders the command of a step names.
-needs = $(foreach other,$(filter-out $(1),$(STEPS_OF_SYSTEM)),\
-        $(if $(filter $(call in_system,$(other) $(other)-alone $(other)/best),$(COMMAND_$(1))),$(call last_file,$(other))))
+# The last files of the steps whose folders, or files in them, the command of a step names.
+needs = $(foreach other,$(filter-out $(1),$(STEPS_OF_SYSTEM)),$(if $(filter $(call in_system,\
+        $(other) $(other)-alone $(other)/%.jsonl),$(COMMAND_$(1))),$(call last_file,$(other))))
 
 define step_rule
 $(call last_file,$(1)): $(SYSTEMS)/.commands/$(1) $(call needs,$(1)) | $(INSTALLED)

@@ -61,6 +61,8 @@ DATASETS = {
          "text": "utt", "label": ["intent"]},
         {"repo": "mteb/amazon_massive_intent@d189f0ff91cc89665ddc5185f7267979c0314718",
          "files": ["train/{language}.json.gz", "validation/{language}.json.gz", "test/{language}.json.gz"]}]},
+    "multilingual_sentiment": {"labels": ["negative", "neutral", "positive"], "sources": [
+        {"files": ["train.jsonl", "val.jsonl", "test.jsonl"]}]},
     "imdb": {"labels": ["negative", "positive"], "sources": [
         {"files": ["train", None, "test"]}, {"files": ["aclImdb/train", None, "aclImdb/test"]},       # folders
         {"repo": "mteb/imdb@8d743909f834c38949e8323a8a6ce8721ea6c7f4", "files": ["train.jsonl", None, "test.jsonl"]}]},
