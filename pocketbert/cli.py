@@ -63,7 +63,8 @@ nonnegative_float = number_between(0, math.inf)
 def add_common_flags(parser, data_required=True):
     """The data, and how a model runs."""
     parser.add_argument("--data", required=data_required, help="a registered dataset (demo, "
-                        "tweet_sentiment_extraction, corona_tweets, sst2, emotion, goemotions, massive, imdb), "
+                        "tweet_sentiment_extraction, corona_tweets, sst2, emotion, goemotions, massive, "
+                        "multilingual_sentiment, imdb), "
                         "a CSV / TSV / JSONL file, or a folder of train/validation/test files")
     parser.add_argument("--data-dir", default="data", help="where registered datasets lie, as DATA_DIR/NAME/")
     parser.add_argument("--text", help="the column of the text in a file of yours (default: guessed)")
