@@ -38,4 +38,4 @@ $(call step,course/tiny-alone,$(course_tiny) --alpha 0)
 $(call step,course/distilbert,distill.py --teacher $(SYSTEMS)/course/original --student $(call model,course,distilbert) \
     $(COURSE_STUDENT) $(course_data) $(TRAINED) --control)
 
-$(call step,course/report,evaluate.py $(call folders,course) $(course_data) --baseline original $(EVALUATE_FLAGS))
+$(call step,course/report,evaluate.py $(call folders,course) $(course_data) --baseline original $(REPORTED))

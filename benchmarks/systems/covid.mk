@@ -32,6 +32,6 @@ $(call step,covid/$(1)/magnitude-40,prune.py weights $(covid_original) --method 
 $(call step,covid/$(1)/pruned,prune.py $(covid_original) --heads 0.5 --ffn 0.5 --refit $(covid_recover) $(TRAINED))
 $(call step,covid/$(1)/student,distill.py --teacher $(SYSTEMS)/covid/$(1)/teacher --student $(call model,covid,student) \
     $(covid_data) $(COVID_STUDENT) $(TRAINED) --control))
-$(call step,covid/$(1)/report,evaluate.py $(call folders,covid/$(1)) $(covid_data) --baseline teacher $(EVALUATE_FLAGS))
+$(call step,covid/$(1)/report,evaluate.py $(call folders,covid/$(1)) $(covid_data) --baseline teacher $(REPORTED))
 endef
 $(foreach role,$(call roles,covid,roberta bertweet),$(eval $(call covid_on,$(role))))

@@ -33,6 +33,6 @@ $(call step,friends/$(1)/kd-bert,$(friends_distill) --teacher $(call in_system,f
 $(if $(filter distilbert,$(friends_teachers)),
 $(call step,friends/$(1)/kd-distilbert,$(friends_distill) --teacher $(call in_system,friends/$(1)/distilbert))
 $(call step,friends/$(1)/kd-both,$(friends_distill) --teacher $(call in_system,friends/$(1)/bert friends/$(1)/distilbert)))
-$(call step,friends/$(1)/report,evaluate.py $(call folders,friends/$(1)) --data $(1) --baseline bert $(EVALUATE_FLAGS))
+$(call step,friends/$(1)/report,evaluate.py $(call folders,friends/$(1)) --data $(1) --baseline bert $(REPORTED))
 endef
 $(foreach data,$(FRIENDS_DATA),$(eval $(call friends_on,$(data))))

@@ -25,4 +25,4 @@ $(foreach seed,$(GOEMOTIONS_SEEDS),$(call step,goemotions/$(1)-$(seed),benchmark
     --search $(SYSTEMS)/goemotions/search-$(1) $(goemotions_train) $(GOEMOTIONS_FINAL) $(EXTRA) --seed $(seed)))
 endef
 $(foreach kind,$(GOEMOTIONS_KINDS),$(eval $(call goemotions_on,$(kind))))
-$(call step,goemotions/report,evaluate.py $(call folders,goemotions) --data goemotions:ekman $(EVALUATE_FLAGS))
+$(call step,goemotions/report,evaluate.py $(call folders,goemotions) --data goemotions:ekman $(REPORTED))

@@ -84,9 +84,11 @@ def read_report(folder):
     results = read_json(path)
     models = {}
     for row in results["models"]:
+        difference = {"macro-F1": [row["difference"], row["low"], row["high"]],
+                      "accuracy": [row[f"accuracy_difference{end}"] for end in ("", "_low", "_high")]}
         models[row["name"]] = {
             "folder": row["folder"], "confusion": row["confusion"],
-            "difference": None if row["is_baseline"] else [row["difference"], row["low"], row["high"]],
+            "difference": None if row["is_baseline"] else difference,
             "mb": (row["bytes"] + row["tokenizer_bytes"]) / 1e6, "ms": row["ms_1"], "faster": row["speedup_1"],
             "ms_32": row["ms_32"], "faster_32": row["speedup_32"]}
     return {"data": results["data"], "split": results["split"], "texts": results["texts"],
@@ -95,7 +97,12 @@ def read_report(folder):
 
 
 def weights_of(folder):
-    """Which pretrained weights a model comes from, by the run.json of its folder and of those before it."""
+    """Which pretrained weights a model comes from, by the run.json of its folder and of those before it.
+
+    A reference of evaluate.py, such as counting words, has no folder.
+    """
+    if not folder:
+        return "none"
     run = read_json(Path(folder) / "run.json")
     name = run.get("student") or run["arguments"]["model"]
     kind = name.partition(":")[0]
@@ -174,15 +181,15 @@ def number(value):
     return "" if value is None else f"{value:.4f}".rstrip("0").ljust(5, "0")
 
 
-def markdown_rows(rows, baseline):
-    """The cells of one table."""
+def markdown_rows(rows, metric):
+    """The cells of one table. metric: of our losses"""
     cells = [["model", "published", "their loss", "ours [95 %]", "our loss [95 %]", "their size", "our MB",
               "their time", "our ms (x faster)", "weights here", "what was wrong there"]]
     for row in rows:
         ours = row["ours"]
         batch = "_32" if row.get("batch") == 32 else ""
         loss = "" if row["published_loss"] is None else f"{100 * row['published_loss']:+.1f}"
-        our_loss = "baseline" if ours["difference"] is None else difference_cell(*ours["difference"])
+        our_loss = "baseline" if ours["difference"] is None else difference_cell(*ours["difference"][metric])
         cells.append([row["name"], number(row.get("published")), loss,
                       f"{ours['value']:.4f} [{ours['low']:.3f}, {ours['high']:.3f}]", our_loss,
                       row.get("size", ""), f"{ours['mb']:.2f}", row.get("time", ""),
@@ -195,10 +202,11 @@ def table_lines(table, report, rows, missing):
     """The section of one table."""
     lines = [f"## {table['heading']}", "", table["about"].strip(), ""]
     if rows:
-        lines += [markdown_rows(rows, report["baseline"]), "",
+        metric = "accuracy" if table["metric"] == "accuracy" else "macro-F1"
+        lines += [markdown_rows(rows, metric), "",
                   f"Published: {table['metric']} on {table['texts']}. Ours: {table['metric']} on {report['texts']:,} "
                   f"{report['split']} texts of `{report['data']}`. Losses are in points: theirs of this metric, ours "
-                  f"of macro-F1 on the same texts, each against the row of `{report['baseline']}`. MB: files of model "
+                  f"of {metric} on the same texts, each against the row of `{report['baseline']}`. MB: files of model "
                   f"and tokenizer. ms: the model's median for one text. {hardware_line(report['hardware'])}.", ""]
     if missing:
         lines += ["Not run here, so without a number of ours:", ""]

@@ -35,8 +35,9 @@ makes_models = $(filter-out search.py evaluate.py benchmarks/memory.py benchmark
 folders      = $(foreach name,$(filter $(1)/%,$(STEPS_OF_SYSTEM)),$(if $(call makes_models,$(name)),\
                $(call in_system,$(name) $(if $(filter --control,$(COMMAND_$(name))),$(name)-alone))))
 
-# The flags of every step that trains; make adds --out and --data-dir to each command.
-TRAINED = --seed $(SEED) $(EXTRA)
+# The flags of every step that trains, and of every report; make adds --out and --data-dir to each command.
+TRAINED  = --seed $(SEED) $(EXTRA)
+REPORTED = --quick $(EVALUATE_FLAGS)
 
 include $(SYSTEM:%=benchmarks/systems/%.mk)
 

@@ -28,7 +28,7 @@ $(if $(call roles,toolkit,cardiff),$(call step,toolkit/tweets/cardiff,train.py -
 $(call step,toolkit/tweets/full,$(toolkit_own) $(TOOLKIT_FULL) $(TRAINED))
 $(call step,toolkit/tweets/lora,$(toolkit_own) $(TOOLKIT_LORA) $(TRAINED))
 $(call step,toolkit/tweets/qlora,$(toolkit_own) $(TOOLKIT_LORA) --lora-base nf4 $(TRAINED))
-$(call step,toolkit/tweets/report,evaluate.py $(call folders,toolkit/tweets) $(toolkit_tweets) --baseline full $(EVALUATE_FLAGS))
+$(call step,toolkit/tweets/report,evaluate.py $(call folders,toolkit/tweets) $(toolkit_tweets) --baseline full $(REPORTED))
 $(call step,toolkit/memory,benchmarks/memory.py --model $(call model,toolkit,own) $(toolkit_tweets) $(TOOLKIT_MEMORY))
 
 # Eight languages: only the word pieces that occur stay, then the model is fine-tuned, then stored in 4 bits.
@@ -37,6 +37,6 @@ $(call step,toolkit/eight/teacher,train.py --model $(SYSTEMS)/toolkit/words $(to
 $(call step,toolkit/eight/small,quantize.py --model $(SYSTEMS)/toolkit/eight/teacher $(toolkit_eight) --method nf4)
 $(call step,toolkit/languages,benchmarks/systems/languages.py)
 toolkit_compared := $(call folders,toolkit/eight) $(SYSTEMS)/toolkit/tweets/full
-$(call step,toolkit/eight/report,evaluate.py $(toolkit_compared) $(toolkit_eight) --baseline teacher $(EVALUATE_FLAGS))
+$(call step,toolkit/eight/report,evaluate.py $(toolkit_compared) $(toolkit_eight) --baseline teacher $(REPORTED))
 $(foreach language,$(TOOLKIT_LANGUAGES),$(call step,toolkit/$(language)/report,evaluate.py $(toolkit_compared) \
-    --test $(SYSTEMS)/toolkit/languages/$(language).jsonl --baseline teacher $(EVALUATE_FLAGS)))
+    --test $(SYSTEMS)/toolkit/languages/$(language).jsonl --baseline teacher $(REPORTED)))
