@@ -128,7 +128,7 @@ def test_friends_on_a_small_file_end_in_a_page_with_the_numbers_of_evaluate(tmp_
         (tmp_path / "runs" / "friends" / "emotion" / "report" / "results.json").read_text())["models"]
         if not row["is_reference"]}
     rows = {row["run"]: row for row in table["rows"]}
-    assert sorted(rows) == sorted(measured) == ["bert", "kd-bert", "kd-bert-alone"]
+    assert sorted(rows) == sorted(measured) == ["bert", "kd-bert", "kd-bert-alone", "tf-idf"]
     for name, row in rows.items():
         np.testing.assert_allclose(row["ours"]["value"], measured[name]["accuracy"], rtol=1e-12)
         assert row["ours"]["ms"] == measured[name]["ms_1"]
