@@ -212,6 +212,7 @@ def main(argv=None):
     parser.add_argument("--count", help="flags of a way: print its kinds and end (used by this script itself)")
     parser.add_argument("--out", default=str(ROOT / "docs" / "results"), help="where the page goes")
     args = parser.parse_args(argv)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
     if args.count:
         print(json.dumps(count_kinds(args.model, json.loads(args.count), args.batch_size, args.tokens)))
         return None
