@@ -14,9 +14,10 @@ the validation macro-F1 of the model that it saves. Two ideas save time:
     python search.py prune weights --sparsity 0.9 --trials 10 --out runs/search-sparse --model runs/demo/teacher \\
         --data demo --epochs 3
 
-All other flags go to the script as they are; a flag that is given is not searched. The study is kept in OUT/study.db:
-the same command continues a search that was stopped, if the data and the models are still the same (OUT/search.json).
-Validation texts decide; the test split is not read.
+What is searched is in pocketbert/search/spaces/SCRIPT.toml, or in --space FILE. All other flags go to the script as
+they are; a flag that is given is not searched. The study is kept in OUT/study.db, or with --storage in a database,
+where several workers share the trials. The same command continues a search that was stopped, if the data and the models
+are still the same. Validation texts decide; the test split is not read.
 """
 
 import contextlib
@@ -26,7 +27,6 @@ import inspect
 import os
 import shlex
 import shutil
-import sqlite3
 import sys
 import time
 import warnings
@@ -50,7 +50,7 @@ from pocketbert.errors import TrainingDiverged, UserError
 from pocketbert.evaluation.budget import WORDS, budget
 from pocketbert.evaluation.cascade_report import halves
 from pocketbert.evaluation.opening import open_models
-from pocketbert.files import read_json, replacing_files, write_json
+from pocketbert.files import locked, read_json, replacing_files, write_json
 from pocketbert.hub import repository
 from pocketbert.models.config import EncoderConfig
 from pocketbert.models.device import seed_everything
@@ -58,6 +58,7 @@ from pocketbert.models.encoder import Encoder
 from pocketbert.models.folder import FOLDER_FILES, is_pretrained_only, parent_of
 from pocketbert.models.recipes import RECIPES, recipe_depth
 from pocketbert.models.recurrent_config import RecurrentConfig
+from pocketbert.models.size import file_bytes
 from pocketbert.search.candidates import EPOCHS, OF_ENCODERS, recipe_of
 from pocketbert.search.end import (
     choose,
@@ -70,41 +71,38 @@ from pocketbert.search.end import (
 )
 from pocketbert.search.measure import make_bench
 from pocketbert.search.pareto import OutOfTime, Task, try_candidate
+from pocketbert.search.space import (
+    SPACES,
+    flag_text,
+    given_flags,
+    open_part,
+    read_space,
+    suggest_values,
+    with_values,
+)
+from pocketbert.search.storage import (
+    begun,
+    check_settings,
+    claim_study,
+    fail_lost_trials,
+    open_storage,
+    this_worker,
+    worker_seed,
+)
 from pocketbert.search.study import num_tried, promote, records, same_teacher
 from pocketbert.search.study import open_study as open_pareto_study
 
 SCRIPTS = {"train": train, "prune": prune, "distill": distill}
 FINISH = 0.1  # share of the minutes of `pareto` for the last measurement
 
-# The search space, one line a flag: change a line to search elsewhere. depth: how many layers the model has.
-# Budgets (--heads, --sparsity ...) are not in it: a larger model scores better, so the search would keep everything.
-SPACE = {
-    "--lr": lambda trial, depth: trial.suggest_float("lr", 1e-5, 1e-2, log=True),  # a base model to a new bag
-    "--batch-size": lambda trial, depth: trial.suggest_categorical("batch-size", [16, 32, 64]),
-    "--weight-decay": lambda trial, depth: trial.suggest_float("weight-decay", 1e-4, 0.1, log=True),
-    "--warmup": lambda trial, depth: trial.suggest_float("warmup", 0.0, 0.3),
-    "--dropout": lambda trial, depth: trial.suggest_float("dropout", 0.0, 0.3),
-    "--freeze": lambda trial, depth: trial.suggest_int("freeze", 0, max(0, depth - 1)),
-}
-DISTILL_SPACE = {
-    "--temperature": lambda trial, depth: trial.suggest_float("temperature", 1.0, 8.0, log=True),
-    "--alpha": lambda trial, depth: trial.suggest_float("alpha", 0.1, 1.0),
-}
+
+class Surplus(Exception):
+    """Another worker has begun the last trial: this one is not needed, and counts as failed."""
 
 
-def space_for(script, fixed, given):
-    """The part of the space that is searched: {flag: function of (trial, depth)}.
-
-    fixed: the words of the command line that each trial gets    given: the same, parsed: {flag: value}
-    """
-    space = dict(SPACE)
-    if script == "distill":
-        space |= DISTILL_SPACE
-        if given["loss"] == "mse" or given["alpha"] == 0:
-            del space["--temperature"]  # it would do nothing, which distill.py refuses
-    if "weights" in fixed[:1]:  # prune.py weights
-        del space["--freeze"]  # sparse training changes every matrix, so nothing can be frozen
-    return {flag: suggest for flag, suggest in space.items() if flag not in fixed}
+def space_file(script, fixed):
+    """The file with the space of a script; `prune.py weights` has its own. fixed: its command line"""
+    return SPACES / f"{'prune-weights' if fixed[:1] == ['weights'] else script}.toml"
 
 
 def read_depth(given):
@@ -124,26 +122,16 @@ def read_depth(given):
     return len(EncoderConfig.from_hf(values, f"{name}/config.json").num_heads)
 
 
-def flag_text(value):
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def suggest_flags(trial, space, depth):
-    """["--lr", "0.000123", ...]: the values of one trial as flags, rounded to three digits."""
-    flags = []
-    for flag, suggest in space.items():
-        flags += [flag, flag_text(suggest(trial, depth))]
-    return flags
-
-
-def run_trial(trial, script, flags, out, deadline):
-    """Call the script's main once; it writes OUT/trial. Returns the validation macro-F1 of the model in it.
+def run_trial(trial, script, flags, out, deadline, max_mb):
+    """Call the script's main once; it writes OUT/trial-NUMBER. Returns the validation macro-F1 of the model in it.
 
     flags: its command line without --out    deadline: time.monotonic() at which it must have stopped
+    max_mb: a larger model is no result; None: any size is
     """
     trial.set_user_attr("flags", flags)
+    folder = trial_folder(out, trial.number)
     minutes = max(0.01, (deadline - time.monotonic()) / 60)
-    argv = [*flags, "--out", str(out / "trial"), "--minutes", f"{minutes:.3f}", "--checkpoint-steps", "0"]
+    argv = [*flags, "--out", str(folder), "--minutes", f"{minutes:.3f}", "--checkpoint-steps", "0"]
     scores_so_far = []
 
     def after_epoch(epoch, scores):
@@ -162,8 +150,16 @@ def run_trial(trial, script, flags, out, deadline):
         except TrainingDiverged as error:  # a result as well: these values are bad
             print(error)
             raise optuna.TrialPruned from None
-    write_json(read_json(out / "trial" / "run.json") | {"trial": trial.number}, out / "trial" / "run.json")
+    size_mb = sum(file_bytes(folder).values()) / 1e6
+    trial.set_user_attr("size_mb", size_mb)
+    if max_mb and size_mb > max_mb:
+        raise optuna.TrialPruned
+    write_json(read_json(folder / "run.json") | {"trial": trial.number}, folder / "run.json")
     return run["validation"]["macro_f1"]
+
+
+def trial_folder(out, number):
+    return out / f"trial-{number}"
 
 
 def trial_of(folder):
@@ -172,24 +168,33 @@ def trial_of(folder):
     return read_json(path).get("trial") if path.is_file() else None
 
 
-def keep_model(out):
-    """Copy the model in OUT/trial to OUT/best, then remove OUT/trial: a kill between the two loses nothing."""
+def keep_model(source, out):
+    """Copy a model folder to OUT/best."""
     with replacing_files(out / "best", FOLDER_FILES, last="run.json") as staging:
-        for path in (out / "trial").iterdir():
+        for path in source.iterdir():
             if path.name in FOLDER_FILES:
                 shutil.copyfile(path, staging / path.name)
-    shutil.rmtree(out / "trial")
+
+
+def remove_trials(out):
+    """Remove the folders of trials: the best model is in OUT/best."""
+    for folder in [*out.glob("trial-*"), *out.glob(".trial-*.unfinished")]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_trial(study, trial, out):
     """Print a line about a finished trial. Its model becomes OUT/best if it is the best one so far."""
+    if trial.state == TrialState.FAIL:  # Surplus
+        return
     score = f"macro-F1 {trial.value:.4f}" if trial.value is not None else ""
+    if "size_mb" in trial.user_attrs:
+        score += f" {trial.user_attrs['size_mb']:.2f} MB"
     values = ", ".join(f"{name} {flag_text(value)}" for name, value in trial.params.items())
     best = trial.state == TrialState.COMPLETE and study.best_trial.number == trial.number
     print(f"trial {trial.number}: {trial.state.name.lower()} {score} ({values})" + (" *" if best else ""), flush=True)
     if best:
-        keep_model(out)
-    shutil.rmtree(out / "trial", ignore_errors=True)
+        keep_model(trial_folder(out, trial.number), out)
+    remove_trials(out)
 
 
 def read_settings(script, fixed, given):
@@ -249,27 +254,21 @@ def lock(handle, out):
         raise UserError(f"another search is running in {out}: wait for it, or give another --out") from None
 
 
-def check_settings(earlier, settings, out):
-    if earlier.get("command") != settings["command"]:
-        raise UserError(f"{out} holds the search of another command ({earlier.get('command')}): give another --out")
-    changed = [name for name in settings if earlier.get(name) != settings[name]]
-    if changed:
-        raise UserError(f"{out} holds a search with other {' and '.join(changed)}: they have changed since, so new "
-                        "scores could not be compared with those that are there; give another --out")
+def open_study(storage, name, settings, seed, out):
+    """The study in a storage, which is made if it is not there, as the last process left it or its kill.
 
-
-def open_study(out, seed):
-    """The study in OUT/study.db, which is made if it is not there, as the last process left it or its kill."""
-    study = optuna.create_study(study_name="search", storage=sqlite_storage(out / "study.db"), direction="maximize",
-                                load_if_exists=True)
-    for trial in study.get_trials(states=[TrialState.RUNNING]):  # of a process that was killed
-        study.tell(trial.number, state=TrialState.FAIL)
-    complete = study.get_trials(states=[TrialState.COMPLETE])
-    if complete and trial_of(out / "trial") == study.best_trial.number:  # killed before keep_model had finished
-        keep_model(out)
-    shutil.rmtree(out / "trial", ignore_errors=True)
-    # Another seed after each interruption, or the sampler would suggest the first values again.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=5)
+    storage: a file or a URL; None: OUT/study.db, which no other worker uses
+    """
+    study = optuna.create_study(study_name=name, storage=open_storage(storage or out / "study.db"),
+                                direction="maximize", load_if_exists=True)
+    claim_study(study, settings, storage or out)
+    fail_lost_trials(study)
+    if study.get_trials(states=[TrialState.COMPLETE]):
+        number = study.best_trial.number
+        if trial_of(trial_folder(out, number)) == number:  # killed before keep_model had finished
+            keep_model(trial_folder(out, number), out)
+    remove_trials(out)
+    study.sampler = optuna.samplers.TPESampler(seed=worker_seed(seed, study, storage), n_startup_trials=5)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
     return study
 
@@ -306,10 +305,19 @@ def parse_args(argv=None):
     parser = parser_for(__doc__)
     parser.add_argument("script", choices=list(SCRIPTS), help="whose main() a trial calls (prune weights: single "
                         "weights)")
-    parser.add_argument("--trials", type=positive_int, default=20, help="in all, those of earlier runs included")
+    parser.add_argument("--trials", type=positive_int, default=20, help="in all, those of earlier runs and of other "
+                        "workers included")
     parser.add_argument("--minutes", type=nonnegative_float, default=30,
                         help="stop searching after this long; 0: no limit")
-    parser.add_argument("--out", default="runs/search", help="the folder for study.db, the best model, the pictures")
+    parser.add_argument("--space", metavar="FILE", help="what is searched: a TOML file like those in "
+                        "pocketbert/search/spaces/ (default: the script's file there)")
+    parser.add_argument("--max-mb", type=nonnegative_float, default=0,
+                        help="a model with more 10^6 bytes, tokenizer included, is no result; 0: any size is")
+    parser.add_argument("--retrain", nargs="?", const="", metavar="FLAGS", help="train the best trial's model again at "
+                        "the end, into OUT/retrained, with these flags added: --retrain='--epochs 9' (default: do not)")
+    parser.add_argument("--out", default="runs/search", help="the folder of this worker: its log, the best model, the "
+                        "pictures")
+    add_storage_flags(parser, study="search")
     parser.add_argument("--seed", type=int, default=0, help="of the sampler and of every trial")
     args, rest = parser.parse_known_args(argv)
     fixed = []
@@ -319,9 +327,16 @@ def parse_args(argv=None):
     return args, [*fixed, "--seed", str(args.seed)]
 
 
-def parse_script_flags(script, fixed, out):
+def add_storage_flags(parser, study):
+    """Where the workers of one search meet. study: the default of its name"""
+    parser.add_argument("--storage", metavar="URL", help="an SQLite file or a database's URL, on which several workers "
+                        "search together, each with an --out of its own (default: OUT/study.db)")
+    parser.add_argument("--study", default=study, metavar="NAME", help="the name of the search in the storage")
+
+
+def parse_script_flags(script, words, out):
     """Parse the command line that each trial gets, so that a wrong flag stops here. Returns {flag: value}."""
-    given = vars(SCRIPTS[script].parse_args([*fixed, "--out", str(out / "trial")]))
+    given = vars(SCRIPTS[script].parse_args([*words, "--out", str(out / "trial")]))
     if not given["epochs"]:
         raise UserError("a search compares trainings: give --epochs above 0")
     if script == "distill" and (given["control"] or given["seeds"] > 1):
@@ -337,32 +352,51 @@ def main(argv=None):
         return main_pareto(argv[1:])
     args, fixed = parse_args(argv)
     out = Path(args.out)
-    given = parse_script_flags(args.script, fixed, out)
-    space = space_for(args.script, fixed, given)
-    depth = read_depth(given)
-    with search_folder(out, read_settings(args.script, fixed, given)):
+    words = given_flags(fixed)
+    if words.get("wandb", "disabled") != "disabled" and "wandb-group" not in words:  # one run a trial, in one group
+        fixed += ["--wandb-group", f"{args.study}-{hash_texts(fixed)[:6]}"]
+    space = open_part(read_space(args.space or space_file(args.script, fixed)), words)
+    example = suggest_values(None, space, words, lambda values: 1)
+    given = parse_script_flags(args.script, with_values(fixed, example), out)
+    settings = read_settings(args.script, fixed, given) | {"space": space, "max-mb": args.max_mb}
+    with search_folder(out, settings):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = open_study(out, args.seed)
+        study = open_study(args.storage, args.study, settings, args.seed, out)
         if finished_trials(study):
-            print(f"going on with {out / 'study.db'}: {len(finished_trials(study))} trials are done")
+            print(f"going on with {args.storage or out / 'study.db'}: {len(finished_trials(study))} trials are done")
         deadline = time.monotonic() + 60 * (args.minutes or 1e9)
 
         def objective(trial):
-            flags = [*fixed, *suggest_flags(trial, space, depth)]
-            return run_trial(trial, args.script, flags, out, deadline)
+            trial.set_user_attr("worker", this_worker())
+            trial.set_user_attr("out", str(out.resolve()))
+            if begun(study, before=trial.number) >= args.trials:
+                raise Surplus
+            values = suggest_values(trial, space, words, lambda values: read_depth(given | values))
+            return run_trial(trial, args.script, with_values(fixed, values), out, deadline, args.max_mb)
 
-        while len(finished_trials(study)) < args.trials and time.monotonic() < deadline:
-            study.optimize(objective, n_trials=1, callbacks=[lambda study, trial: end_trial(study, trial, out)])
+        while begun(study) < args.trials and time.monotonic() < deadline:
+            study.optimize(objective, n_trials=1, catch=(Surplus,),
+                           callbacks=[lambda study, trial: end_trial(study, trial, out)])
+            fail_lost_trials(study)
         if not study.get_trials(states=[TrialState.COMPLETE]):
-            raise UserError(f"no trial finished within --minutes {args.minutes:g}; give it more time")
+            raise UserError(f"no trial finished within --minutes {args.minutes:g}"
+                            + (f" with at most {args.max_mb:g} MB" if args.max_mb else "") + "; give it more")
         pictures = draw(study, out)
-        return print_end(study, args.script, out, pictures)
+        best = end_search(study, args.script, out, pictures)
+        if args.retrain is not None:
+            retrain(study, args.script, [*best["flags"], *shlex.split(args.retrain)], out / "retrained")
+        return best
 
 
-def print_end(study, script, out, pictures):
+def end_search(study, script, out, pictures):
     """Print which trial was best, and the command that trains its model again. Returns it as a dictionary."""
     best = study.best_trial
     flags = best.user_attrs["flags"]
+    elsewhere = Path(best.user_attrs["out"]) / "best"  # of the worker that has made it, perhaps on another machine
+    if trial_of(out / "best") != best.number and elsewhere.is_dir():
+        with locked(elsewhere):
+            if trial_of(elsewhere) == best.number:
+                keep_model(elsewhere, out)
     kept = trial_of(out / "best") == best.number
     where = f"kept in {out / 'best'}" if kept else f"but {out / 'best'} is not its model: train it again"
     print(f"best of {len(finished_trials(study))} trials: number {best.number}, macro-F1 {best.value:.4f}, {where}")
@@ -370,6 +404,22 @@ def print_end(study, script, out, pictures):
     print(shlex.join(["python", f"{script}.py", *flags, "--out", str(out / "again")]))
     folder = str(out / "best") if kept else None
     return {"number": best.number, "macro_f1": best.value, "flags": flags, "folder": folder}
+
+
+def retrain(study, script, flags, folder):
+    """Train the best model again, with more epochs or a --control, say; interrupted, the same search goes on with it.
+
+    The worker that ends last does it: others could find a better trial.
+    """
+    if study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        print("not retrained: other workers are still searching; the last one retrains, or this command once more")
+        return
+    command = shlex.join(["python", f"{script}.py", *flags, "--out", str(folder)])
+    if (folder / "run.json").is_file() and read_json(folder / "run.json").get("command") == command:
+        print(f"{folder} is the best trial's model, retrained")
+        return
+    print(f"--retrain: {command}", flush=True)
+    SCRIPTS[script].main([*flags, "--out", str(folder)])
 
 
 # ---- pareto: the smallest model that is good enough ----------------------------------------------------------
@@ -389,7 +439,9 @@ def parse_args_pareto(argv):
     parser.add_argument("--augment", type=nonnegative_int, default=4, help="new versions of each training text")
     parser.add_argument("--unlabelled", nargs="+", default=[], metavar="TEXTS",
                         help="texts for the teacher to label: files, registered datasets (default: none)")
-    parser.add_argument("--out", required=True, help="the folder for the candidates, the front and best/")
+    parser.add_argument("--out", required=True, help="the folder for the candidates, the front and best/; workers on "
+                        "one machine may have the same")
+    add_storage_flags(parser, study="pareto")
     parser.add_argument("--max-train", type=positive_int, help="a stratified subset of so many training rows")
     add_common_flags(parser)
     return parser.parse_args(argv)
@@ -436,11 +488,6 @@ def int8_of(teacher, out, data):
     return str(folder)
 
 
-def sqlite_storage(path):
-    """Optuna's storage in a SQLite file. The path is not part of the URL, in which ? # % { have a meaning."""
-    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(path)})
-
-
 def main_pareto(argv):
     """Find the cheapest model that is good enough: students of several kinds, sizes and forms, each measured.
 
@@ -482,7 +529,8 @@ def main_pareto(argv):
     # 2. Candidates, until the time is over
     with open(out / "pareto.json") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # two workers that start at once: one makes the tables, the other waits
-        study = open_pareto_study(sqlite_storage(out / "study.db"), kinds, args.seed)
+        study = open_pareto_study(open_storage(args.storage or out / "study.db"), args.study, kinds, args.seed)
+        claim_study(study, settings, args.storage or out)
     bench.row = same_teacher(study, bench.row)
     task.deadline = deadline - FINISH * 60 * args.minutes
     while num_tried(study) < args.trials and not task.is_over:

@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from fake_wandb import wandb  # noqa: F401  (a fixture)
 from pocketbert.data.tokenizer import train_wordpiece
 from script_runs import mine  # noqa: F401  (a fixture)
 from small_models import TEXTS

@@ -16,6 +16,7 @@ from pocketbert.files import sha256
 from pocketbert.models.folder import load_model
 from pocketbert.models.size import file_bytes
 from pocketbert.search import pareto
+from pocketbert.search.storage import open_storage
 from script_runs import train_argv
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +104,7 @@ def test_a_killed_search_goes_on_with_what_was_trained(teacher, mine, tmp_path, 
         run(teacher, mine, out)
     [folder] = (out / "models").glob("bag-*")
     trained = (folder / "run.json").stat().st_mtime_ns
-    monkeypatch.setattr("pocketbert.search.study.is_alive", lambda worker: False)
+    monkeypatch.setattr("pocketbert.search.storage.is_alive", lambda worker: False)
     run(teacher, mine, out, trials=1)
     assert (folder / "run.json").stat().st_mtime_ns == trained
     assert json.loads((out / "best" / "pareto.json").read_text())["model"].startswith(folder.name)
@@ -130,6 +131,6 @@ def test_two_workers_share_one_study(teacher, mine, tmp_path):
                for _ in range(2)]
     outputs = [worker.communicate(timeout=200) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
-    study = search.open_pareto_study(search.sqlite_storage(tmp_path / "front" / "study.db"), ["bag"], 0)
+    study = search.open_pareto_study(open_storage(tmp_path / "front" / "study.db"), "pareto", ["bag"], 0)
     processes = {trial.user_attrs["worker"][1] for trial in study.trials if "worker" in trial.user_attrs}
     assert len(processes) == 2

@@ -26,7 +26,8 @@ from pocketbert.models.sparse import to_dense
 from pocketbert.models.surgery import keep_layers, slice_model
 from pocketbert.search.candidates import EPOCHS, OF_ENCODERS, command_of, name_of, sizes_of, spread_layers, suggest
 from pocketbert.search.measure import Bench, measure, meets_costs
-from pocketbert.search.study import expected_seconds, records, this_worker, values_of
+from pocketbert.search.storage import this_worker
+from pocketbert.search.study import expected_seconds, records, values_of
 
 STUDENT_FORMS = ("fp32", "onnx", "onnx-int8")
 ENCODER_FORMS = ("fp32", "int8", "onnx-int8")

@@ -11,8 +11,6 @@ The values that Optuna sees are (macro-F1, log milliseconds for one text, log me
 """
 
 import math
-import os
-import socket
 import warnings
 
 import optuna
@@ -20,27 +18,29 @@ from optuna.trial import TrialState
 
 from pocketbert.search.candidates import EPOCHS, FIRST, as_params
 from pocketbert.search.halving import next_promotion
+from pocketbert.search.storage import fail_lost_trials, worker_seed
 
 DIRECTIONS = ["maximize", "minimize", "minimize"]
 STARTUP_TRIALS = 10  # before the sampler has a model of the space
 
 
-def open_study(storage, kinds, seed):
-    """The study in an Optuna storage, which is made and given the first candidates if it is not there.
+def open_study(storage, name, kinds, seed):
+    """The study of this name in an Optuna storage, which is made and given the first candidates if it is not there.
 
     storage: of optuna.storages    kinds: which kinds of candidates are tried
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(study_name="pareto", storage=storage, directions=DIRECTIONS, load_if_exists=True)
+    study = optuna.create_study(study_name=name, storage=storage, directions=DIRECTIONS, load_if_exists=True)
+    is_new = not study.trials
     repeat_failed_trials(study)
     for candidate in FIRST:
         if candidate["kind"] in kinds:
             enqueue(study, candidate, EPOCHS[candidate["kind"]][0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls three arguments experimental
-        # Another seed after each interruption and in each worker, or all would suggest the same values.
-        sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=STARTUP_TRIALS,
-                                             multivariate=True, group=True, constant_liar=True)
+        sampler = optuna.samplers.TPESampler(seed=seed if is_new else worker_seed(seed, study, True),
+                                             n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True,
+                                             constant_liar=True)
         lowest = {f"{kind}.epochs": EPOCHS[kind][0] for kind in kinds}
         study.sampler = optuna.samplers.PartialFixedSampler(lowest, sampler)
     return study
@@ -64,35 +64,13 @@ def repeat_failed_trials(study):
 
     Nothing is lost: what had been trained is in the candidate's folder.
     """
-    for trial in study.get_trials(states=[TrialState.RUNNING]):
-        if not is_alive(trial.user_attrs.get("worker")):
-            study.tell(trial.number, state=TrialState.FAIL)
+    fail_lost_trials(study)
     there = [(trial["candidate"], trial["epochs"]) for trial in records(study)]
     for trial in study.get_trials(states=[TrialState.FAIL]):
         again = trial.user_attrs.get("candidate"), trial.user_attrs.get("epochs")
         if again[0] and again not in there:
             there.append(again)
             study.enqueue_trial(as_params(*again), user_attrs={"candidate": again[0], "epochs": again[1]})
-
-
-def this_worker():
-    return [socket.gethostname(), os.getpid()]
-
-
-def is_alive(worker):
-    """Does the process still run? Of another host nothing is known: yes."""
-    if not worker:
-        return False
-    host, process = worker
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def records(study, before=None):
