@@ -130,7 +130,7 @@ def latencies(models, rows, batch_size, count, repeats=3):
     order = np.argsort([len(row) for row in next(iter(rows.values()))], kind="stable")
     starts = np.linspace(0, max(0, len(order) - batch_size), count).astype(int)
     times = {name: [] for name in models}
-    for start in [starts[count // 2]] * 3 + list(starts):  # the first three warm the processor up
+    for start in [starts[count // 2], *starts]:  # the first one warms the processor up
         chosen = order[start:start + batch_size]
         batch_of = {name: model.batch([rows[name][row] for row in chosen]) for name, model in models.items()}
         for name, model in models.items():
@@ -141,7 +141,7 @@ def latencies(models, rows, batch_size, count, repeats=3):
                 models[name].logits(batch_of[name])
                 synchronize()
                 times[name].append(1000 * (time.perf_counter() - begin))
-    return {name: np.array(values[3 * repeats:]) for name, values in times.items()}
+    return {name: np.array(values[repeats:]) for name, values in times.items()}
 
 
 def score_all(model, texts, batch_size, max_length):

@@ -63,7 +63,7 @@ def all_steps():
     settings = ["DATA={data}", "RUNS={out}", "SEED={seed}", f"MODEL={TINY}", "STUDENT=teacher:layers=0",
                 "TRAIN_FLAGS=--epochs 2 --lr 1e-2", "PRUNE_FLAGS=--heads 0.5 --ffn 0.5 --epochs 1 --samples 64",
                 "DISTILL_FLAGS=--epochs 1 --lr 5e-3", "POCKET=cnn:vocab=200,hidden=8,embedding=8",
-                "POCKET_FLAGS=--epochs 1 --lr 5e-3", "EVALUATE_FLAGS=--timed 2", f"PYTHON={sys.executable}"]
+                "POCKET_FLAGS=--epochs 1 --lr 5e-3", "EVALUATE_FLAGS=--timed 2 --quick", f"PYTHON={sys.executable}"]
     python = [sys.executable]
     return [
         Step("train", [*python, "train.py", "--model", TINY, "--out", "{out}/m", *train.split()], ["m"]),

@@ -105,14 +105,16 @@ def speed_columns(name, baseline, one, many, batch_size):
     """
     columns = {}
     for label, times in ((1, one), (32, many)):
-        alone, from_text = times[name], times[name, "text"]
-        columns |= {f"ms_{label}": float(np.median(alone)),
-                    f"ms_{label}_p95": float(np.quantile(alone, 0.95)),
-                    f"ms_{label}_p99": float(np.quantile(alone, 0.99)),
-                    f"speedup_{label}": float(np.median(times[baseline] / alone)),
-                    f"ms_{label}_from_text": float(np.median(from_text))}
-    return columns | {"ms_1_from_text_p95": float(np.quantile(one[name, "text"], 0.95)),
-                      "texts_per_second": 1000 * batch_size / columns["ms_32_from_text"]}
+        columns |= percentiles(f"ms_{label}", times[name])
+        columns |= percentiles(f"ms_{label}_from_text", times[name, "text"])
+        columns[f"speedup_{label}"] = float(np.median(times[baseline] / times[name]))
+    return columns | {"texts_per_second": 1000 * batch_size / columns["ms_32_from_text"]}
+
+
+def percentiles(name, times):
+    """Median, 95th and 99th percentile of milliseconds: {name, name_p95, name_p99}."""
+    median, p95, p99 = np.quantile(times, (0.5, 0.95, 0.99))
+    return {name: float(median), f"{name}_p95": float(p95), f"{name}_p99": float(p99)}
 
 
 def time_other_threads(by_name, baseline, clock):
@@ -154,7 +156,8 @@ def folder_columns(model, folders, length):
 
 def full_columns(model, answers, texts, labels, data, split, batch_size, max_length):
     """The expensive columns, which --quick leaves out."""
-    columns = {"robustness": robustness(model, texts, labels, answers.logits, batch_size, max_length),
+    columns = {"robustness": robustness(model, texts, labels, answers.rows, answers.logits, batch_size,
+                                       max_length),
                "batch_mates": batch_mates(model, answers.rows),
                **temperature_columns(model, answers, labels, data, split, batch_size, max_length)}
     if answers.joules is not None:

@@ -87,7 +87,10 @@ class ModelResult:
     ms_32_p99: float = 0.0
     ms_1_from_text: float = 0.0         # tokenisation and model, one text
     ms_1_from_text_p95: float = 0.0
+    ms_1_from_text_p99: float = 0.0
     ms_32_from_text: float = 0.0        # the same for 32 texts
+    ms_32_from_text_p95: float = 0.0
+    ms_32_from_text_p99: float = 0.0
     other_threads: dict | None = None   # {"threads", "ms_1", "ms_32", "speedup_1", "speedup_32", "texts_per_second"}
     cold_start_ms: float | None = None  # start of the process to the first answer
     peak_memory_mb: float | None = None     # resident, in a process of its own
@@ -128,7 +131,7 @@ class Results:
     models: list[ModelResult]           # the baseline, then from the largest file to the smallest, references last
     mean_tokens: float = 0.0            # of a text, for the baseline's tokenizer
     warnings: list[str] = field(default_factory=list)
-    gate: dict | None = None            # {"conditions", "on", "missed": [lines]}
+    gate: dict | None = None            # {"conditions", "on", "models", "missed": [lines]}
     measured: str = ""                  # date and time, UTC
 
     @property
