@@ -118,7 +118,7 @@ def test_friends_on_a_small_file_end_in_a_page_with_the_numbers_of_evaluate(tmp_
     settings = {"MODELS": "bert=scratch:layers=1,hidden=16,heads=2,vocab=150 distilroberta= distilbert= "
                           "tiny=cnn:vocab=150,hidden=8,embedding=8",
                 "FRIENDS_DATA": "emotion", "FRIENDS_SEEDS": 2, "FRIENDS_TEACHER": "--lr 1e-2 --dropout 0",
-                "FRIENDS_STUDENT": "--epochs 1 --lr 1e-2", "EVALUATE_FLAGS": "--timed 4 --quick --no-references",
+                "FRIENDS_STUDENT": "--epochs 1 --lr 1e-2", "EVALUATE_FLAGS": "--timed 4",
                 "DATA_DIR": emotion_file(tmp_path / "data"), "python": sys.executable}
     done, _ = run_make("friends", tmp_path, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
