@@ -55,7 +55,8 @@ MOST_TEXTS = 100            # of a text area
 MOST_CHARACTERS = 20_000
 MOST_COMPARED = 5_000       # texts of a comparison
 SETTINGS = ["--browser.gatherUsageStats=false", f"--server.maxUploadSize={MOST_MB}", "--server.fileWatcherType=none",
-            "--server.headless=true", "--client.toolbarMode=minimal", "--client.showErrorDetails=none"]
+            "--server.headless=true", "--client.toolbarMode=minimal", "--client.showErrorDetails=none",
+            "--theme.primaryColor=#2563eb"]
 KEPT = ("texts", "models", "hub", "foreign", "three_texts")     # what is typed stays when another section is opened
 
 
@@ -88,7 +89,9 @@ def show_answers(found, texts):
         st.html(cards(problem_card(name, answer) if isinstance(answer, str) else model_card(name, *answer)
                       for name, answer in found.items()))
         return
-    st.html(cards(problem_card(name, answer) for name, answer in found.items() if isinstance(answer, str)))
+    broken = [problem_card(name, answer) for name, answer in found.items() if isinstance(answer, str)]
+    if broken:
+        st.html(cards(broken))
     found = {name: answer for name, answer in found.items() if not isinstance(answer, str)}
     rows = [["text", *found]]
     for i, text in enumerate(texts):
@@ -120,7 +123,8 @@ def try_models(shelf):
     """Choose models, type texts: labels side by side, and which words did it."""
     names = shelf.names()
     left, right = st.columns([2, 1])
-    chosen = left.multiselect("Models", names, default=names[:2], key="models")
+    st.session_state.models = [name for name in st.session_state.get("models", names[:2]) if name in names]
+    chosen = left.multiselect("Models", names, key="models")
     hub = right.text_input("or one of the Hub", key="hub", placeholder="org/name") if shelf.hub else ""
     with st.form("try"):
         typed = st.text_area("Texts, one a line", key="texts", max_chars=MOST_CHARACTERS,
@@ -383,7 +387,7 @@ def main(argv=None):
     missing = [root for root in args.runs if not Path(root).is_dir()]
     if missing:
         raise FileNotFoundError(f"--runs {missing[0]} is no folder here: `make all` makes runs/")
-    if st.runtime.scriptrunner.get_script_run_ctx() is None:
+    if not st.runtime.exists():
         flags = [*SETTINGS, "--server.address", args.host, "--server.port", str(args.port)]
         done = subprocess.run([sys.executable, "-m", "streamlit", "run", __file__, *flags, "--", *argv])
         sys.exit(done.returncode)

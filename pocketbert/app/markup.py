@@ -7,6 +7,7 @@ FOR, AGAINST = "59, 130, 246", "234, 88, 12"    # blue and orange: told apart wi
 MOST_LABELS = 6         # bars of a card
 
 STYLE = """<style>
+.stMainBlockContainer { padding-top: 2.5rem; }
 .pb-cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: .8rem; }
 .pb-card { border: 1px solid #8886; border-radius: .6rem; padding: .7rem .9rem; }
 .pb-card h4 { margin: 0; padding: 0; font-size: .95rem; overflow-wrap: anywhere; }

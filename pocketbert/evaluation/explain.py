@@ -97,7 +97,7 @@ def occlusion(model, words, label, pad_id, batch_size=32):
     return (scores[0] - scores[1:]).tolist()
 
 
-def integrated_gradients(model, words, label, steps=32, batch_size=32):
+def integrated_gradients(model, words, label, steps=16, batch_size=16):
     """(a_i of each word, what completeness misses: the sum of a_i - (f(x) - f(x'))).
 
     steps: points of the midpoint rule at which the gradient is taken; what is missed falls with their square
