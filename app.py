@@ -387,7 +387,7 @@ def main(argv=None):
     missing = [root for root in args.runs if not Path(root).is_dir()]
     if missing:
         raise FileNotFoundError(f"--runs {missing[0]} is no folder here: `make all` makes runs/")
-    if not st.runtime.exists():
+    if st.runtime.scriptrunner.get_script_run_ctx(suppress_warning=True) is None:
         flags = [*SETTINGS, "--server.address", args.host, "--server.port", str(args.port)]
         done = subprocess.run([sys.executable, "-m", "streamlit", "run", __file__, *flags, "--", *argv])
         sys.exit(done.returncode)

@@ -190,12 +190,17 @@ def stamp(find):
 
 
 def open_model(name, find, device):
-    """A Model that has answered once, so that its first times are no longer than the others."""
-    classifier = Classifier(name, device)
-    place = find.path if isinstance(find, Folder) else find("config.json").parent
-    size = file_bytes(place)
-    run = place / "run.json"
-    history = read_json(run).get("history") if run.exists() else None
-    classifier.probabilities(["a first text"])
-    return Model(name, classifier, size["model"], size["tokenizer"], str(place), history)
+    """A Model that has answered once, so that its first times are no longer than the others.
 
+    What is wrong with a folder is said with the name by which visitors know it, not with its path on this machine.
+    """
+    place = str(find.path) if isinstance(find, Folder) else name
+    try:
+        classifier = Classifier(place, device)
+        folder = Path(place) if isinstance(find, Folder) else find("config.json").parent
+        size = file_bytes(folder)
+        history = read_json(folder / "run.json").get("history") if (folder / "run.json").exists() else None
+        classifier.probabilities(["a first text"])
+    except (UserError, OSError) as error:
+        raise UserError(str(error).replace(place, name)) from error
+    return Model(name, classifier, size["model"], size["tokenizer"], str(folder), history)

@@ -57,7 +57,7 @@ def test_a_damaged_row_keeps_its_place(classifier):
 
 def test_plain_lines_and_tsv(classifier):
     ending, data, _ = labelled(classifier, "a.txt", "so good\n\nschön, ja\n".encode())
-    assert ending == "csv" and [row["text"] for row in table(data)] == ["so good", "schön, ja"]
+    assert ending == "csv" and [row["text"] for row in table(data)] == ["so good", "", "schön, ja"]
     ending, data, _ = labelled(classifier, "a.tsv", b"n\tsentence\n1\tso good\n2\tso bad\n")
     assert ending == "tsv" and [row["sentence"] for row in table(data, "\t")] == ["so good", "so bad"]
 
@@ -65,7 +65,8 @@ def test_plain_lines_and_tsv(classifier):
 def test_the_columns_of_a_file_and_the_one_that_is_probably_the_text(tmp_path):
     for name, content, columns in (("a.csv", "id;tweet\n1;x\n", ["id", "tweet"]), ("b.csv", "text\nx\n", ["text"]),
                                    ("c.tsv", "a,b\ttext\n1\tx\n", ["a,b", "text"]), ("d.txt", "a,b\n", []),
-                                   ("e.jsonl", '"x"\n{"utt": "x"}\n', ["utt"]), ("f.csv", "sep=;\na;b\n1;2\n", ["a", "b"]),
+                                   ("e.jsonl", '"x"\n{"utt": "x"}\n', ["utt"]),
+                                   ("f.csv", "sep=;\na;b\n1;2\n", ["a", "b"]),
                                    ("g.csv", "", [])):
         (tmp_path / name).write_text(content)
         assert columns_of(tmp_path / name) == columns, name
