@@ -110,7 +110,7 @@ CMD_pareto        := search.py pareto --teacher $(RUNS)/teacher --budget "$$BUDG
                      $(if $(UNLABELLED),--unlabelled $(UNLABELLED))
 CMD_report        := evaluate.py $(STEPS:%=$(RUNS)/%) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
-.PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end test-release lint bench curves memory kills \
+.PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end test-release lint bench curves memory page kills \
         covid friends toolkit goemotions course clean help FORCE
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
@@ -179,7 +179,10 @@ endif
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-onnx.txt
 	@touch $@
-.venv/.installed-dev: requirements-dev.txt requirements-deploy.txt .venv/.installed
+.venv/.installed-app: requirements-app.txt .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt
+	@touch $@
+.venv/.installed-dev: requirements-dev.txt requirements-deploy.txt requirements-app.txt .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
@@ -194,6 +197,9 @@ test-end-to-end: .venv/.installed-dev     ## the tests that run whole scripts, t
 	$(PYTEST) -m end_to_end
 test-release: .venv/.installed-dev        ## build a wheel and try it in a new environment (needs a package index)
 	$(PYTHON) -m pytest -q tests/release
+page: .venv/.installed-app                ## app.py: try, compare and translate in a browser, with the models below runs/
+	@mkdir -p runs
+	$(PYTHON) app.py --runs runs --data-dir "$$DATA_DIR"
 lint: .venv/.installed-dev                ## ruff
 	$(PYTHON) -m ruff check .
 bench: .venv/.installed-dev               ## speed of scoring and training against transformers; MODEL and DATA as above

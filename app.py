@@ -44,6 +44,7 @@ from pocketbert.errors import UserError
 from pocketbert.evaluation.explain import integrated_gradients, occlusion, read_words
 from pocketbert.evaluation.plots import plot_confusions
 from pocketbert.evaluation.report import COLUMNS, remarks
+from pocketbert.evaluation.tables import difference_cell
 
 try:
     import streamlit as st
@@ -208,18 +209,33 @@ def compare_two(shelf, names, upload, registered, data_dir, most):
     if len(getattr(data, split)) > most:
         data = replace(data, **{split: take(getattr(data, split), most, seed=0)})
     with shelf.measuring:
-        return compare(models, data, split=split, baseline=names[0]), data.notes
+        return compare(models, data, split=split, baseline=names[0], quick=True, references=False), data.notes
 
 
 def show_comparison(results, notes):
+    """The report's tables: the two models, the flips, the slices, the classes."""
     st.html(table([list(COLUMNS)] + [[cell(model) for cell in COLUMNS.values()] for model in results.models]))
     st.markdown("\n".join(f"- {plain(line)}" for line in [*remarks(results), *notes]))
+    other = next(model for model in results.models if not model.is_baseline)
+    st.subheader("Texts whose answer changed")
+    st.caption(plain(f"Of {other.flips['of']:,} texts, {other.flips['broken']:,} were right and are wrong now, and "
+                     f"{other.flips['fixed']:,} the other way round. The most confident of the first:"))
+    if other.flips["examples"]:
+        st.html(table([["text", "label", "baseline", "compared", "confidence"]] + [
+            [flip["text"], flip["label"], flip["baseline"], flip["model"], f"{flip['confidence']:.3f}"]
+            for flip in other.flips["examples"]]))
+    if other.slices:
+        st.subheader("Kinds of texts")
+        st.html(table([["slice", "texts", "accuracy", "difference [95 %]"]] + [
+            [name, f"{part['texts']:,}", f"{part['accuracy']:.4f}",
+             difference_cell(part["difference"], part["low"], part["high"])] for name, part in other.slices.items()]))
+    st.subheader("Classes")
     st.html(table([["F1 by class", "texts", *[model.name for model in results.models]]] + [
-        [name, f"{results.models[0].per_class[name]['texts']:,}",
+        [name, f"{other.per_class[name]['texts']:,}",
          *[f"{model.per_class[name]['f1']:.4f}" for model in results.models]] for name in results.label_names]))
     with tempfile.TemporaryDirectory() as folder:
         plot_confusions(results, Path(folder) / "confusion.png")
-        st.image((Path(folder) / "confusion.png").read_bytes())
+        st.image((Path(folder) / "confusion.png").read_bytes(), caption="Confusion, in per cent of the true class")
 
 
 def label_file(shelf):

@@ -6,6 +6,7 @@
     distillation/   distill.py      losses, several teachers, the cache of their logits
     evaluation/     evaluate.py     scores and their intervals, times, tables, pictures, cascades
     search/         search.py       pareto: budgets, candidates, halving, the front, rebuild.sh
+    app/            app.py          which folders the page opens, uploads, languages, label sets, HTML
     models/         model_utils.py  the networks, the model folder, recipes, hooks
     data/           data_utils.py   datasets, labels, splits, tables, tokenizers, batches, augmentation
 
