@@ -124,7 +124,8 @@ def latencies(models, rows, batch_size, count, repeats=3):
     """Milliseconds per batch, the models taking turns on the same texts: {name: (repeats * count,)}.
 
     models: {name: OpenModel, or FromText}    rows: {name: the encoded texts, for FromText the strings themselves}
-    `count` batches of texts of like length, spread over all lengths, are timed after a warm-up.
+    `count` batches of texts of like length, spread over all lengths, are timed. Each timed call follows one of the
+    same model that is not, as on a server that does nothing else: the caches are its own, not the model's before.
     """
     rng = random.Random(0)  # shuffles the order of the models in each round
     order = np.argsort([len(row) for row in next(iter(rows.values()))], kind="stable")
@@ -133,10 +134,10 @@ def latencies(models, rows, batch_size, count, repeats=3):
     for start in [starts[count // 2], *starts]:  # the first one warms the processor up
         chosen = order[start:start + batch_size]
         batch_of = {name: model.batch([rows[name][row] for row in chosen]) for name, model in models.items()}
-        for name, model in models.items():
-            model.logits(batch_of[name])
         for _ in range(repeats):
             for name in rng.sample(list(models), len(models)):
+                models[name].logits(batch_of[name])
+                synchronize()
                 begin = time.perf_counter()
                 models[name].logits(batch_of[name])
                 synchronize()
@@ -169,7 +170,7 @@ def default_baseline(models):
 
 
 def compare(models, data, split=None, baseline=None, batch_size=32, max_length=None, timed=64, quick=False,
-            references=True, predicates=None):
+            references=None, predicates=None):
     """Score and time models on the same texts; returns Results and writes nothing.
 
     models: a list of OpenModel (evaluation/opening.py), all with data.label_names
@@ -177,15 +178,16 @@ def compare(models, data, split=None, baseline=None, batch_size=32, max_length=N
     baseline: the name of the model that the others are compared with; None: the largest file
     timed: how many texts are timed one by one, and 1/8 as many batches of 32
     quick: leave out what takes a process or a pass of its own: cold start, memory, robustness, other threads
-    references: majority class, tf-idf and fastText are rows, too    predicates: more slices, {name: text -> bool}
+    references: models of references.py that are rows, too; None: majority class, tf-idf and fastText
+    predicates: more slices, {name: text -> bool}
     """
     split = split or ("test" if data.test else "validation")
     texts = getattr(data, split).texts
     labels = np.array(getattr(data, split).labels)
     baseline = baseline or default_baseline(models)
     by_name = {model.name: model for model in models}
-    if references:
-        by_name |= {model.name: model for model in reference_models(data) if model.name not in by_name}
+    references = reference_models(data) if references is None else references
+    by_name |= {model.name: model for model in references if model.name not in by_name}
 
     # 1. Score
     answers = {name: score_all(model, texts, batch_size, max_length) for name, model in by_name.items()}
@@ -389,7 +391,8 @@ def main(argv=None):
     # The numbers
     print(f"scoring and timing {len(models)} models ...")
     results = compare(models, data, baseline=args.baseline, batch_size=args.batch_size, max_length=args.max_length,
-                      timed=args.timed, quick=args.quick, references=args.references, predicates=predicates)
+                      timed=args.timed, quick=args.quick, references=None if args.references else [],
+                      predicates=predicates)
     if args.gate:
         results.gate = check_gate(results, args.gate, args.gate_on)
 

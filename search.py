@@ -547,7 +547,7 @@ def main_pareto(argv):
         models = open_models([teacher, *(row["folder"] for row in front)], ["teacher", *(
             Path(row["folder"]).name for row in front)], args.device)
         results = evaluate.compare(models, replace(data, validation=reporting), split="validation", baseline="teacher",
-                                   quick=True, references=False)
+                                   quick=True, references=[])
         found = front_rows(front, results)
         write_front(found, rows, results, out)
         print("\n" + front_table(found) + "\n")

@@ -23,9 +23,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_utils import align_labels, open_data
 from evaluate import compare
-from pocketbert.cli import add_data_flags, parser_for, positive_int, run_script
-from pocketbert.data.datasets import open_data
+from pocketbert.cli import add_common_flags, parser_for, positive_int, run_script
 from pocketbert.evaluation.opening import open_models, short_names
 from pocketbert.evaluation.references import FastText, Reference, fasttext_can_train, fit_quietly, reference_models
 from pocketbert.evaluation.tables import difference_cell, markdown_table
@@ -42,8 +42,8 @@ class QuantizedFastText(FastText):
 
     name = "fastText, quantized"
 
-    def finish(self, folder):
-        self.model.quantize(input=f"{folder}/train.txt", qnorm=True, retrain=True, cutoff=100_000, thread=1, verbose=0)
+    def finish(self, training_file):
+        self.model.quantize(input=training_file, qnorm=True, retrain=True, cutoff=100_000, thread=1, verbose=0)
 
 
 class Regression(Reference):
@@ -164,8 +164,8 @@ def table_of(results):
     for row in sorted(results.models, key=lambda row: -row.macro_f1):
         difference = "baseline" if row.is_baseline else difference_cell(row.difference, row.low, row.high)
         lines.append([row.name, f"{row.macro_f1:.4f}", f"{100 * row.macro_f1 / baseline.macro_f1:.1f} %", difference,
-                      f"{(row.bytes + row.tokenizer_bytes) / MB:.2f}", f"{row.text_ms_1:.3f}",
-                      f"{baseline.text_ms_1 / row.text_ms_1:.1f}", f"{row.texts_per_second:,.0f}",
+                      f"{(row.bytes + row.tokenizer_bytes) / MB:.2f}", f"{row.ms_1_from_text:.3f}",
+                      f"{baseline.ms_1_from_text / row.ms_1_from_text:.1f}", f"{row.texts_per_second:,.0f}",
                       f"{row.texts_per_second / baseline.texts_per_second:.1f}"])
     return markdown_table(lines, "lrrrrrrrr")
 
@@ -177,21 +177,21 @@ def main(argv=None):
     parser.add_argument("--encoder", required=True, help="the checkpoint that the teacher was fine-tuned from")
     parser.add_argument("--timed", type=positive_int, default=64, help="as in evaluate.py")
     parser.add_argument("--out", default=str(ROOT / "docs" / "results"), help="where the page goes")
-    add_data_flags(parser)
+    add_common_flags(parser)
     args = parser.parse_args(argv)
     folders = [args.teacher, *args.models]
     models = open_models(folders, short_names(folders), "cpu")
-    data = open_data(args.data, args.data_dir)
+    data = align_labels(open_data(args.data, args.data_dir, args.text, args.label), models[0].model.config.label_names)
     results = compare(models, data, baseline=models[0].name, timed=args.timed, quick=True,
                       references=peers(data, args.teacher, args.encoder))
     run = provenance("benchmarks/peers.py", vars(args), argv)
     page = ["# Beside others", "", table_of(results), "",
-            f"{results.num_texts:,} {results.split} texts of {data.name}; trained on {len(data.train):,}. Medians, in "
+            f"{results.texts:,} {results.split} texts of {data.name}; trained on {len(data.train):,}. Medians, in "
             f"turn, from raw strings to labels. {hardware_line()}; commit {run['commit']}."]
     write_text("\n".join(page) + "\n", Path(args.out) / "peers.md")
-    write_json({"models": {row.name: {"macro_f1": row.macro_f1, "bytes": row.bytes, "text_ms_1": row.text_ms_1,
-                                      "texts_per_second": row.texts_per_second} for row in results.models},
-                "run": run}, Path(args.out) / "peers.json")
+    columns = ("macro_f1", "bytes", "tokenizer_bytes", "ms_1_from_text", "texts_per_second")
+    found = {row.name: {column: getattr(row, column) for column in columns} for row in results.models}
+    write_json({"models": found, "run": run}, Path(args.out) / "peers.json")
     print("\n".join(page))
     return results
 

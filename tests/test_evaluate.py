@@ -96,13 +96,31 @@ def test_models_are_timed_in_turn_on_the_same_texts_from_the_shortest_to_the_lon
     times = evaluate.latencies(models, {"a": ids, "b": ids}, batch_size, count=5)
     assert [len(values) for values in times.values()] == [15, 15]  # three times each
     names = [name for name, *_ in log]
-    assert all(set(pair) == {"a", "b"} for pair in zip(names[::2], names[1::2], strict=True))
-    assert set(names[::2]) == {"a", "b"}  # now one is first, now the other
-    assert [shape for _, shape, _ in log[::2]] == [shape for _, shape, _ in log[1::2]]
+    turns = names[::2]
+    assert turns == names[1::2]  # each timed call follows one of the same model that is not
+    assert all(set(pair) == {"a", "b"} for pair in zip(turns[::2], turns[1::2], strict=True))
+    assert set(turns[::2]) == {"a", "b"}  # now one is first, now the other
+    assert [shape for _, shape, _ in log[::4]] == [shape for _, shape, _ in log[3::4]]
     widths = [shape[1] for _, shape, _ in log]
     assert {shape[0] for _, shape, _ in log} == {batch_size} and (min(widths), max(widths)) == (2 + batch_size // 4, 11)
     if batch_size == 1:
         assert all(mask is None for *_, mask in log)  # nothing is padded
+
+
+def test_what_the_model_before_has_left_in_the_caches_is_not_timed(monkeypatch):
+    """A model whose first call after another one is slow, as if its weights came from the memory."""
+    now, last = [0.0], [None]
+
+    def model(name):
+        def forward(input_ids, attention_mask):
+            now[0] += 0.001 if last[0] == name else 1.0
+            last[0] = name
+        return forward
+
+    monkeypatch.setattr(evaluate.time, "perf_counter", lambda: now[0])
+    models = {name: open_stub(model(name)) for name in ("a", "b")}
+    times = evaluate.latencies(models, {name: [[2, 3]] * 9 for name in models}, 1, count=3)
+    assert np.concatenate(list(times.values())) == pytest.approx(1.0)  # milliseconds
 
 
 def test_a_model_is_timed_from_raw_strings_to_labels():
@@ -150,7 +168,7 @@ def compare_sleepers(monkeypatch, texts=100, timed=8, **options):
     split = Split([str(i) for i in range(texts)], [i % 3 for i in range(texts)])
     data = Dataset("numbers", LABELS, split, split, split, [], "", "0" * 12)
     monkeypatch.setattr("evaluate.folder_columns", lambda *_: {})
-    base, slow = evaluate.compare(models, data, timed=timed, quick=True, references=False, **options).models
+    base, slow = evaluate.compare(models, data, timed=timed, quick=True, references=[], **options).models
     return base, slow
 
 
