@@ -178,8 +178,7 @@ def compare(models, data, split=None, baseline=None, batch_size=32, max_length=N
     baseline: the name of the model that the others are compared with; None: the largest file
     timed: how many texts are timed one by one, and 1/8 as many batches of 32
     quick: leave out what takes a process or a pass of its own: cold start, memory, robustness, other threads
-    references: models of references.py that are rows, too; None: majority class, tf-idf and fastText
-    predicates: more slices, {name: text -> bool}
+    references: rows of references.py; None: all that can be had    predicates: more slices, {name: text -> bool}
     """
     split = split or ("test" if data.test else "validation")
     texts = getattr(data, split).texts
