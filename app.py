@@ -294,7 +294,7 @@ def translate_first(shelf):
         read = "" if translation.problem else by
         rows.append([translation.text, translation.language_name, read,
                      "" if translation.problem else label_cell(answers, i)])
-    st.html(table(rows))
+    st.html(table(rows, texts=True))
     left_over = [translation for translation in translations if translation.problem]
     if not left_over:
         return

@@ -7,7 +7,6 @@ import csv
 import io
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -149,14 +148,17 @@ def test_three_models_of_three_and_five_classes_stand_on_one_scale(runs, tokeniz
     assert f"<span>{p['Very Negative'] + p['Negative']:.3f}</span>" in html and "5 classes" in html
 
 
-def test_ten_visitors_at_once_see_their_own_texts(runs):
-    def visit(i):
-        return seen(say(opened(), f"{TEXTS[i % 6]} number {i} is mine\nand this is {i} too"))
-
-    with ThreadPoolExecutor(10) as pool:
-        for i, html in enumerate(pool.map(visit, range(10))):
-            assert f"number {i} is mine" in html and f"and this is {i} too" in html
-            assert html.count("is mine</td>") == 1
+def test_ten_visitors_in_turn_see_their_own_texts(runs):
+    """AppTest cannot run in threads; those that ask one model at once are in tests/app/test_shelf.py."""
+    pages = [opened() for _ in range(10)]
+    for i, page in enumerate(pages):
+        page.text_area[0].set_value(f"{TEXTS[i % 6]} number {i} is mine\nand this is {i} too")
+    for page in pages:
+        page.button[0].click()
+    for i, page in enumerate(pages):
+        html = seen(page.run())
+        assert f"number {i} is mine" in html and f"and this is {i} too" in html
+        assert html.count("is mine</td>") == 1
 
 
 def test_without_streamlit_the_script_says_what_to_install(runs):

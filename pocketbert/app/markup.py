@@ -22,9 +22,11 @@ STYLE = """<style>
 .pb-scroll { overflow-x: auto; }
 .pb-scroll table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: 0; }
 .pb-scroll th, .pb-scroll td { border: 0; border-bottom: 1px solid #8884; padding: .3rem .6rem; text-align: right;
-          vertical-align: top; white-space: nowrap; }
-.pb-scroll th:first-child, .pb-scroll td:first-child { text-align: left; white-space: normal; min-width: 9rem;
-          overflow-wrap: anywhere; }
+          vertical-align: top; }
+.pb-scroll th { white-space: nowrap; }
+.pb-scroll th:first-child, .pb-scroll td:first-child { text-align: left; min-width: 8rem; overflow-wrap: anywhere; }
+.pb-scroll.pb-text th, .pb-scroll.pb-text td { text-align: left; }
+@media (max-width: 500px) { .pb-scroll th, .pb-scroll td { padding: .3rem; } .pb-scroll th { white-space: normal; } }
 .pb-words { line-height: 2; overflow-wrap: anywhere; }
 .pb-words span { border-radius: .25rem; padding: .1rem .2rem; }
 </style>"""
@@ -72,11 +74,11 @@ def cards(parts):
     return f'<div class="pb-cards">{"".join(parts)}</div>'
 
 
-def table(rows):
-    """rows: lists of texts, the first one is the heading; the first column is to the left, numbers to the right."""
+def table(rows, texts=False):
+    """rows: lists of texts, the first one is the heading    texts: all columns hold texts; numbers go right."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
-    return (f'<div class="pb-scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+    return (f'<div class="pb-scroll{" pb-text" if texts else ""}" tabindex="0"><table><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>")
 
 
