@@ -76,6 +76,7 @@ from pocketbert.models.size import count_parameters
 from pocketbert.models.sparse import to_dense
 from pocketbert.models.stored import word_vectors
 from pocketbert.provenance import provenance
+from pocketbert.training import distributed
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import (
     OPTIMIZERS,
@@ -291,6 +292,7 @@ def main(argv=None, after_epoch=None):
         folders["alone"] = f"{Path(args.out)}-alone"
     for folder in folders.values():
         check_out(folder, sources=[*args.teacher, args.student, args.words])
+    distributed.join(args.device)
     device = pick_device(args.device)
     check_optimizer(args.optimizer, device)
     seed_everything(args.seed)
@@ -306,6 +308,8 @@ def main(argv=None, after_epoch=None):
     same_tokenizer = tokenizer.same_as(teachers[0].tokenizer)
     inner_weights = InnerWeights(args.hidden, args.attention, args.relations, args.relation_heads)
     if inner_weights.any():
+        distributed.refuse_several("--hidden, --attention or --relations", "they are means over the tokens of a batch, "
+                                   "of which each would have others")
         teachers[0].model = to_dense(teachers[0].model)
         check_inner(student, teachers[0].model, same_tokenizer)
         InnerLosses(student, teachers[0].model, inner_weights)  # raises if the depths or widths do not fit
@@ -325,8 +329,9 @@ def main(argv=None, after_epoch=None):
     if args.alpha == 0:
         examples = DistillationData(texts, labels, torch.zeros(len(texts), len(data.label_names)))
     else:
-        logits = teacher_logits(teachers, texts + data.validation.texts, Path(args.out).parent / "teacher_logits",
-                                args.max_length, args.batch_size, device)
+        logits = distributed.from_rank_0(
+            teacher_logits, teachers, texts + data.validation.texts, Path(args.out).parent / "teacher_logits",
+            args.max_length, args.batch_size, device)
         val_logits = logits[:, len(texts):]
         val_labels = data.validation.labels
         combined = combine(logits[:, :len(texts)], val_logits, torch.tensor(labels), torch.tensor(val_labels),
@@ -380,11 +385,12 @@ def main(argv=None, after_epoch=None):
         tracker = start_tracking(args.wandb, folders[role], vars(args) | {"seed": seed, "role": role})
         is_first_student = i == 0 and role == "student"
         log = TrainingLog(epochs, patience, args.minutes, tracker, after_epoch if is_first_student else None)
+        distributed.seed_rank(seed)
         log.resume(unfinished, trained, optimizer, scheduler, part=f"{role}, seed {seed}")
         for epoch in log.epochs():
             student.train()
-            shuffled = batches(train_ids, train.labels, args.batch_size, tokenizer.pad_id,
-                               shuffle_seed=(seed, epoch))
+            shuffled = batches(train_ids, train.labels, args.batch_size, tokenizer.pad_id, (seed, epoch),
+                               distributed.rank(), distributed.world_size())
             for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
                 for batch in group:
                     batch = batch.to(device)
@@ -396,32 +402,35 @@ def main(argv=None, after_epoch=None):
                         else:
                             student_logits, inner_loss = inner_losses(student, teacher, batch)
                         loss = inner_loss + loss_function(student_logits, batch_teacher_logits, batch.labels,
-                                                          args.temperature, alpha)
+                                                          args.temperature, alpha) * batch.share
                     (loss / len(group)).backward()
                     log.batch(loss)
+                distributed.sum_gradients(trained.parameters())
                 torch.nn.utils.clip_grad_norm_(trained.parameters(), args.max_grad_norm or math.inf)
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
-            logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
+            logits = distributed.in_parts(predict, student, val_ids, args.batch_size, tokenizer.pad_id)
             log.end_epoch(student, scores(logits, data.validation.labels))
         log.restore_best(student)
         if args.lora_rank:
             merge_lora(student)
 
-        logits = predict(student, val_ids, args.batch_size, tokenizer.pad_id)
+        logits = distributed.in_parts(predict, student, val_ids, args.batch_size, tokenizer.pad_id)
         tracker.log_confusion(data.validation.labels, logits.argmax(-1).tolist(), data.label_names)
         validation = scores(logits, data.validation.labels)
-        if i == 0:  # the first seed's model is saved at once, beside its final place
+        if i == 0 and distributed.rank() == 0:  # the first seed's model is saved at once, beside its final place
             run = provenance("distill.py", vars(args), argv, parent=parent_of(args.teacher[0]), data=data,
                              history=log.history, validation=validation, teachers=args.teacher, student=args.student,
-                             control=role == "alone", texts=len(train.texts))
+                             control=role == "alone", texts=len(train.texts), processes=distributed.world_size())
             save_model(student, tokenizer, unfinished.folder / role, run)
         tracker.finish(unfinished.folder / role if i == 0 else None)
         results[role].append(validation)
         unfinished.write_results(results)
 
-    # 5. The folders, --out last: its run.json says that everything is done
+    # 5. The folders, --out last: its run.json says that everything is done. The first process writes them.
+    if distributed.rank():
+        return None
     for role in reversed(folders):
         student, tokenizer = load_model(unfinished.folder / role)
         run = read_json(unfinished.folder / role / "run.json") | {"seeds": results}
@@ -456,4 +465,4 @@ def print_comparison(macro_f1, teacher_score):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, distributed=True)

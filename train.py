@@ -55,6 +55,7 @@ from pocketbert.models.size import count_parameters, file_bytes
 from pocketbert.models.stored import decode_in_each_call
 from pocketbert.models.weight_paths import base_of, is_adapter
 from pocketbert.provenance import provenance
+from pocketbert.training import distributed
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import (
     OPTIMIZERS,
@@ -146,6 +147,7 @@ def main(argv=None, after_epoch=None):
         return main_merge(argv)
     args = parse_args(argv)
     check_out(args.out, sources=[args.model, args.words, args.tokenizer])
+    distributed.join(args.device)
     device = pick_device(args.device)
     check_optimizer(args.optimizer, device)
     seed_everything(args.seed)
@@ -186,24 +188,27 @@ def main(argv=None, after_epoch=None):
     unfinished = Unfinished(args.out, vars(args), data, model, tokenizer)
     tracker = start_tracking(args.wandb, args.out, vars(args))
     log = TrainingLog(args.epochs, args.patience, args.minutes, tracker, after_epoch)
+    distributed.seed_rank(args.seed)
     log.resume(unfinished, model, optimizer, scheduler)
     for epoch in log.epochs():
         model.train()
-        shuffled = batches(train_ids, train.labels, args.batch_size, tokenizer.pad_id,
-                           shuffle_seed=(args.seed, epoch), balanced=args.sampling == "balanced")
+        shuffled = batches(train_ids, train.labels, args.batch_size, tokenizer.pad_id, (args.seed, epoch),
+                           distributed.rank(), distributed.world_size(), balanced=args.sampling == "balanced",
+                           class_weights=weights.tolist())
         for group in log.progress(grouped(shuffled, args.accumulate), num_steps):
             for batch in group:
                 batch = batch.to(device)
                 with autocast(device, args.bf16):
                     logits = model(batch.input_ids, batch.attention_mask)
-                    loss = focal_loss(logits, batch.labels, weights, args.focal_gamma)
+                    loss = focal_loss(logits, batch.labels, weights, args.focal_gamma) * batch.share
                 (loss / len(group)).backward()
                 log.batch(loss)
+            distributed.sum_gradients(model.parameters())
             clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        logits = predict(model, val_ids, args.batch_size, tokenizer.pad_id)
+        logits = distributed.in_parts(predict, model, val_ids, args.batch_size, tokenizer.pad_id)
         log.end_epoch(model, scores(logits, data.validation.labels))
     log.restore_best(model)
 
@@ -211,10 +216,12 @@ def main(argv=None, after_epoch=None):
     if args.lora_rank:
         adapter = adapter_of(model)
         merge_lora(model)  # as load_model does: what is measured is what is opened
-    logits = predict(model, val_ids, args.batch_size, tokenizer.pad_id)
+    logits = distributed.in_parts(predict, model, val_ids, args.batch_size, tokenizer.pad_id)
     validation = scores(logits, data.validation.labels)
     run = provenance("train.py", vars(args), argv, parent=parent_of(args.model), data=data, history=log.history,
-                     validation=validation)
+                     validation=validation, processes=distributed.world_size())
+    if distributed.rank():
+        return run  # the first process writes
     if args.lora_rank:
         save_adapter(adapter, model.config, tokenizer, args.out, run)
     else:
@@ -249,6 +256,7 @@ def main_merge(argv):
         python train.py merge --model runs/tweets/lora --out runs/tweets/merged
     """
     args = parse_args_merge(argv[1:])
+    distributed.refuse_several("train.py merge", "start it with python")
     find = repository(args.model)
     if not is_adapter(find):
         raise UserError(f"{args.model} is no adapter: there is nothing to merge")
@@ -282,4 +290,4 @@ def next_command(model, folder, data):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, distributed=True)

@@ -2,11 +2,14 @@
 
 import argparse
 import math
+import os
 import shlex
+import signal
 import sys
+import time
 from pathlib import Path
 
-from pocketbert.errors import BudgetMissed, UserError
+from pocketbert.errors import BudgetMissed, ProcessLost, UserError
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -20,6 +23,7 @@ class Parser(argparse.ArgumentParser):
     """A wrong flag is one line, without the usage: the sub-commands have dozens of flags."""
 
     def error(self, message):
+        let_the_first_speak()
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
@@ -172,17 +176,39 @@ def data_flags(data, data_dir, text, label):
     return " ".join(f"{flag} {shlex.quote(value)}" for flag, value in given if value)
 
 
-def run_script(main):
+def later_process():
+    """Is this one of several processes that torchrun has started, but not the first, which speaks for all?"""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def let_the_first_speak(seconds=20):
+    """A later process waits before it tells an error: the first one mostly has the same, and torchrun then ends all."""
+    if later_process():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(seconds)
+
+
+def run_script(main, distributed=False):
     """Run a script's main. A user's error becomes one line on stderr and exit code 1, or 3 if no model meets a budget;
-    with --debug it keeps its traceback."""
+    with --debug it keeps its traceback. distributed: may torchrun start it as several processes?"""
+    if later_process():
+        sys.stdout = open(os.devnull, "w")
     try:
+        processes = os.environ.get("WORLD_SIZE", "1")
+        if processes != "1" and not distributed:
+            raise UserError(f"torchrun has started {processes} processes and this is for one; torchrun is for train.py "
+                            "and distill.py")
         main()
     except KeyboardInterrupt as stop:
-        print(f"\ninterrupted: {str(stop) or 'a model folder is written when a script has finished'}", file=sys.stderr)
+        if not later_process():
+            print(f"\ninterrupted: {str(stop) or 'a model folder is written when a script has finished'}",
+                  file=sys.stderr)
         sys.exit(130)
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:
             raise
+        if not isinstance(error, ProcessLost):
+            let_the_first_speak()
         line = f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}"
         if isinstance(error, BudgetMissed):
             print(line, file=sys.stderr)

@@ -13,6 +13,10 @@ class BudgetMissed(UserError):
     """No model meets what was asked for; the script ends with exit code 3."""
 
 
+class ProcessLost(UserError):
+    """Another of the processes that train together has ended: each that is left says so at once."""
+
+
 NOT_FINITE = ("the model's logits are NaN or infinite: training has diverged (lower --lr), or the weights are damaged")
 
 

@@ -23,26 +23,28 @@ class Batch:
     attention_mask: torch.Tensor | None         # (B, T) int64, 1 = token, 0 = padding; None if nothing is padded
     labels: torch.Tensor | None                 # (B,) int64
     index: list[int]                            # which row of the split each line is
+    share: float = 1.0                          # of the batch's weight, if several processes have a part of it
 
     def to(self, device):
         return Batch(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in vars(self).values()))
 
 
-def make_batch(ids, labels, rows, pad_id):
+def make_batch(ids, labels, rows, pad_id, share=1.0):
     """Pad the rows to the longest of them; no tensor is made per row."""
     padded, mask = pad(ids, rows, pad_id)
     return Batch(torch.from_numpy(padded), None if mask.all() else torch.from_numpy(mask.astype(np.int64)),
-                 None if labels is None else torch.tensor([labels[r] for r in rows]), rows)
+                 None if labels is None else torch.tensor([labels[r] for r in rows]), rows, share)
 
 
-def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_size=1,
-            balanced=False):
+def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_size=1, balanced=False,
+            class_weights=None):
     """Yields a Batch for every batch_size rows; every row occurs exactly once.
 
     ids: a list of token ids per row    labels: a list of ints, or None
     shuffle_seed: None for scoring, else anything that seeds numpy's generator, such as (seed, epoch)
     balanced: each class equally often, in place of every row once (balanced_order)
     rank, world_size: each of several processes gets its share of every batch, the rows rank, rank + world_size, ...
+    class_weights: how much a row of each label counts in Batch.share; None: all count alike
 
     For scoring all rows are sorted, the longest first: if a batch is too big for memory, it is the first one.
     Batch.index undoes the order. For training, pools of POOL_BATCHES random batches are sorted and cut into batches,
@@ -64,9 +66,15 @@ def batches(ids, labels, batch_size, pad_id, shuffle_seed=None, rank=0, world_si
             cuts += [pool[i:i + batch_size] for i in range(0, len(pool), batch_size)]
         cuts = [cuts[i] for i in rng.permutation(len(cuts))]
     for rows in cuts:
-        share = rows[rank::world_size]
-        if share:
-            yield make_batch(ids, labels, share, pad_id)
+        own = rows[rank::world_size]
+        share = weight(own, labels, class_weights) / weight(rows, labels, class_weights)
+        # A process without a row gets one that counts nothing, so that all make the same number of steps.
+        yield make_batch(ids, labels, own or rows[:1], pad_id, share)
+
+
+def weight(rows, labels, class_weights):
+    """How much the rows count together."""
+    return len(rows) if class_weights is None else sum(class_weights[labels[r]] for r in rows)
 
 
 def balanced_order(labels, rng):

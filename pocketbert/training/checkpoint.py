@@ -16,6 +16,8 @@ import time
 import numpy as np
 import torch
 
+from pocketbert.training.distributed import from_all_ranks, in_any_process, rank
+
 SECONDS = 30  # between two checkpoints, unless --checkpoint-steps is given
 SHARE = 0.02  # of the training's time that checkpoints may take, unless --checkpoint-steps is given
 
@@ -61,14 +63,14 @@ class Checkpoints:
             return False
         for thing, state in zip(self.objects, found["states"], strict=True):
             thing.load_state_dict(state)
-        set_random_states(found["random"])
+        set_random_states(found["random"][rank()])
         self.unfinished.checkpoint = None  # the trainings that follow start from their beginning
         return True
 
     def is_due(self):
         if self.every is not None:
             return self.steps >= self.every
-        return time.monotonic() - self.written > max(SECONDS, self.cost / SHARE)
+        return in_any_process(time.monotonic() - self.written > max(SECONDS, self.cost / SHARE))
 
     def step(self):
         """A step of the optimizer is done."""
@@ -78,7 +80,8 @@ class Checkpoints:
 
     def write(self):
         started = time.monotonic()
-        self.unfinished.write_checkpoint({"part": self.part, "notes": self.notes, "random": random_states(),
+        self.unfinished.write_checkpoint({"part": self.part, "notes": self.notes,
+                                          "random": from_all_ranks(random_states()),
                                           "states": [thing.state_dict() for thing in self.objects]})
         self.steps = 0
         self.written = time.monotonic()
@@ -104,7 +107,8 @@ class DeferredSignals:
 
     def note(self, number, frame):
         self.asked = True
-        print("\nstopping after this step; Ctrl-C again: at once", file=sys.stderr)
+        if rank() == 0:
+            print("\nstopping after this step; Ctrl-C again: at once", file=sys.stderr)
         self.__exit__()
 
     def __exit__(self, *error):

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from pocketbert.errors import TrainingDiverged
 from pocketbert.training.checkpoint import Checkpoints, DeferredSignals
+from pocketbert.training.distributed import in_any_process, rank, summed
 from pocketbert.training.tracking import NoTracker
 
 CHECK_EVERY = 10  # batches; reading a loss makes a GPU wait, so few are read
@@ -85,7 +86,7 @@ class TrainingLog:
         self.tracker.id = state["tracker"] or self.tracker.id
 
     def out_of_time(self):
-        return self.minutes > 0 and time.monotonic() - self.started > 60 * self.minutes
+        return self.minutes > 0 and in_any_process(time.monotonic() - self.started > 60 * self.minutes)
 
     def epochs(self):
         """1, 2, ... until the number of epochs, the patience or the time is used up; a resumed run begins later."""
@@ -109,7 +110,8 @@ class TrainingLog:
         The lines after `yield` run when the loop's body is done: the optimizer has made its step.
         """
         groups = itertools.islice(groups, self.step, None)
-        for group in tqdm(groups, total=total, initial=self.step, disable=None, leave=False, unit="step"):
+        hidden = True if rank() else None  # None: where there is no terminal
+        for group in tqdm(groups, total=total, initial=self.step, disable=hidden, leave=False, unit="step"):
             if self.step and self.out_of_time():
                 break
             yield group
@@ -121,13 +123,13 @@ class TrainingLog:
 
     def stop_if_asked(self):
         """After Ctrl-C: write a checkpoint and end the process."""
-        if self.signals.asked:
+        if in_any_process(self.signals.asked):
             self.checkpoints.write()
             raise KeyboardInterrupt(f"the same command goes on from epoch {self.epoch}, step {self.step}")
 
     def batch(self, loss):
         """Note the loss of a batch. Every tenth is read; one that is not finite ends the training."""
-        self.losses.append(loss.detach())
+        self.losses.append(summed(loss.detach()))
         self.num_batches += 1
         if len(self.losses) % CHECK_EVERY == 1:
             self.tracker.log({"train/loss": self.check_loss()}, self.num_batches)

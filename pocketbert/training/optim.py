@@ -13,6 +13,7 @@ import torch
 
 from pocketbert.errors import UserError
 from pocketbert.training.adamw8bit import AdamW8bit, PagedAdamW8bit
+from pocketbert.training.distributed import refuse_several
 from pocketbert.training.row_adamw import RowAdamW
 
 OPTIMIZERS = {  # --optimizer
@@ -28,6 +29,8 @@ def check_optimizer(name, device):
     if name == "row-adamw" and device.type != "cpu":
         raise UserError(f"--optimizer {name} saves the time that a CPU spends on rows that no text reads; on "
                         f"{device.type} take --optimizer adamw")
+    if name == "row-adamw":
+        refuse_several(f"--optimizer {name}", "each would read other rows; take --optimizer adamw")
     if name == "paged-adamw8bit" and device.type != "cuda":
         raise UserError(f"--optimizer {name} moves states between a GPU and the computer's memory; on {device.type} "
                         "they stay in one memory: take --optimizer adamw8bit")

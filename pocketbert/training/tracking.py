@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pocketbert.errors import UserError
 from pocketbert.models.folder import FOLDER_FILES
+from pocketbert.training.distributed import rank
 
 
 class NoTracker:
@@ -74,4 +75,4 @@ class WandbTracker(NoTracker):
 
 def start_tracking(mode, out, settings):
     """mode: "online", "offline" or "disabled"    settings: {flag: value}"""
-    return NoTracker() if mode == "disabled" else WandbTracker(mode, out, settings)
+    return NoTracker() if mode == "disabled" or rank() else WandbTracker(mode, out, settings)

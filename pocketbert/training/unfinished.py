@@ -21,6 +21,7 @@ import torch
 
 from pocketbert.files import read_json, replacing, write_json
 from pocketbert.provenance import code_digest
+from pocketbert.training.distributed import check_same_settings, from_rank_0, rank_0_only, world_size
 
 # May change: they do not decide what is trained.
 FREE_FLAGS = ("debug", "wandb", "wandb_group", "wandb_artifact", "checkpoint_steps")
@@ -52,11 +53,14 @@ class Unfinished:
         flags = {f"--{name.replace('_', '-')}": value for name, value in arguments.items() if name not in FREE_FLAGS}
         settings = flags | {"data": data.fingerprint, "model": weights_digest(model),
                             "tokenizer": digest_of([tokenizer.backend.to_str(), tokenizer.cleaning]),
-                            "code": code_digest(), "torch": torch.__version__} | more
+                            "code": code_digest(), "torch": torch.__version__,
+                            "processes": world_size()} | more
         self.settings = json.loads(json.dumps(settings))  # as they are read back: tuples become lists
+        check_same_settings(self.settings)
         self.remove_others()
-        self.checkpoint = self.read_checkpoint()
+        self.checkpoint = from_rank_0(self.read_checkpoint)
 
+    @rank_0_only
     def remove_others(self):
         """Remove what a run with other settings has left."""
         if not (self.folder / "settings.json").exists():
@@ -83,6 +87,7 @@ class Unfinished:
         """What the script has given to log.resume as notes; {} if there is no checkpoint."""
         return self.checkpoint["notes"] if self.checkpoint else {}
 
+    @rank_0_only
     def write_checkpoint(self, checkpoint):
         """Write it in one step. A full disk does not end the training, which goes on without a new checkpoint."""
         try:
@@ -94,6 +99,9 @@ class Unfinished:
 
     def read_results(self, roles):
         """{role: [the scores of each seed that is done]} (distill.py)."""
+        return from_rank_0(self.results_on_disk, roles)
+
+    def results_on_disk(self, roles):
         path = self.folder / "results.json"
         if not path.exists():
             return {role: [] for role in roles}
@@ -102,6 +110,7 @@ class Unfinished:
         print(f"going on with an interrupted run: {num_done} trainings are done ({self.folder})")
         return results
 
+    @rank_0_only
     def write_results(self, results):
         self.make()
         write_json(results, self.folder / "results.json")
@@ -112,6 +121,7 @@ class Unfinished:
         if not (self.folder / "settings.json").exists():
             write_json(self.settings, self.folder / "settings.json")
 
+    @rank_0_only
     def remove(self):
         """The command is finished, or is not to be continued. The settings go first: without them nothing is."""
         (self.folder / "settings.json").unlink(missing_ok=True)
