@@ -218,10 +218,10 @@ def main(argv=None, after_epoch=None):
         merge_lora(model)  # as load_model does: what is measured is what is opened
     logits = distributed.in_parts(predict, model, val_ids, args.batch_size, tokenizer.pad_id)
     validation = scores(logits, data.validation.labels)
+    if distributed.rank():
+        return None  # the first process writes
     run = provenance("train.py", vars(args), argv, parent=parent_of(args.model), data=data, history=log.history,
                      validation=validation, processes=distributed.world_size())
-    if distributed.rank():
-        return run  # the first process writes
     if args.lora_rank:
         save_adapter(adapter, model.config, tokenizer, args.out, run)
     else:

@@ -56,18 +56,26 @@ def test_training_batches_differ_by_seed_pad_little_and_are_not_sorted():
 @pytest.mark.parametrize("shuffle_seed", [None, (3, 1)])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_the_shares_of_all_processes_are_together_the_batches_of_one(shuffle_seed, world_size):
-    ids = random_ids(101)
+    ids = random_ids(97)  # twelve batches of 8, and a row
     labels = list(range(len(ids)))
     whole = [batch.index for batch in batches(ids, labels, 8, pad_id=0, shuffle_seed=shuffle_seed)]
     shares = [list(batches(ids, labels, 8, 0, shuffle_seed, rank, world_size)) for rank in range(world_size)]
     seen = []
     for number, rows in enumerate(whole):
-        parts = [share[number].index for share in shares if number < len(share)]    # the last batch may be too small
+        parts = [share[number].index if share[number].share else [] for share in shares]
+        assert [share[number].share for share in shares] == [len(part) / len(rows) for part in parts]
         assert sorted(row for part in parts for row in part) == sorted(rows)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
         seen += rows
     assert sorted(seen) == labels
     assert all(batch.labels.tolist() == batch.index for share in shares for batch in share)
+
+
+def test_share_is_that_of_the_class_weights():
+    [first], [second] = (list(batches([[1, 2], [3], [4]], [0, 1, 1], 3, 0, None, rank, 2, class_weights=[1, 3]))
+                         for rank in range(2))
+    assert (first.index, first.share, second.index, second.share) == ([0, 2], 4 / 7, [1], 3 / 7)
+    assert first.to("cpu").share == 4 / 7
 
 
 def test_groups_are_consecutive_and_the_last_one_may_be_shorter():
