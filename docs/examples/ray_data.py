@@ -2,8 +2,8 @@
 
     python docs/examples/ray_data.py runs/mine/pocket tweets labelled 4
 
-Arguments: the model (a folder that every machine can read, or a Hub id), a folder of Parquet files with a column `text`,
-the folder to write, and how many workers.
+Arguments: the model (a folder that every machine can read, or a Hub id), a folder of Parquet files with a column
+`text`, the folder to write, and how many workers.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     spark-submit docs/examples/spark.py runs/mine/pocket tweets labelled
 
-Arguments: the model (a folder that every machine can read, or a Hub id), a folder of Parquet files with a column `text`, and
-the folder to write.
+Arguments: the model (a folder that every machine can read, or a Hub id), a folder of Parquet files with a column
+`text`, and the folder to write.
 """
 
 import sys
