@@ -110,7 +110,7 @@ CMD_pareto        := search.py pareto --teacher $(RUNS)/teacher --budget "$$BUDG
                      $(if $(UNLABELLED),--unlabelled $(UNLABELLED))
 CMD_report        := evaluate.py $(STEPS:%=$(RUNS)/%) --out $(RUNS)/report $(COMMON) $(EVALUATE_FLAGS)
 
-.PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end test-release lint bench curves memory page kills \
+.PHONY: all table teacher pruned int8 student control pocket pareto report test test-unit test-end-to-end test-release web lint bench curves memory page kills \
         covid friends toolkit goemotions course clean help FORCE
 
 all: $(REPORT)                            ## the whole chain; ends with the table that compares all models
@@ -186,6 +186,12 @@ endif
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+# What the page of `quantize.py export --format web` consists of, in the versions of package-lock.json.
+BROWSER := pocketbert/quantization/browser
+$(BROWSER)/node_modules/.package-lock.json: $(BROWSER)/package.json $(BROWSER)/package-lock.json
+	npm ci --prefix $(BROWSER) --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 # One process a core and one thread a process: threads of processes that share a core wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n "$$(nproc 2>/dev/null || sysctl -n hw.ncpu || echo 2)"
 
@@ -195,8 +201,9 @@ test-unit: .venv/.installed-dev           ## the tests of functions: under a min
 	$(PYTEST) -m "not end_to_end"
 test-end-to-end: .venv/.installed-dev     ## the tests that run whole scripts, the chain and the Hub protocol
 	$(PYTEST) -m end_to_end
-test-release: .venv/.installed-dev        ## build a wheel and try it in a new environment (needs a package index)
+test-release: .venv/.installed-dev web    ## a wheel in a new environment, the page in Chromium (needs package indexes)
 	$(PYTHON) -m pytest -q tests/release
+web: $(BROWSER)/node_modules/.package-lock.json ## what quantize.py export --format web copies, from npm (node, npm)
 page: .venv/.installed-app                ## app.py: try, compare and translate in a browser, with the models below runs/
 	@mkdir -p runs
 	$(PYTHON) app.py --runs runs --data-dir "$$DATA_DIR"

@@ -12,6 +12,7 @@ nf4, clusters, ...) save bytes only: their matrices become floats when the model
     python quantize.py --model runs/demo/pruned --data demo --out runs/demo/mixed --plan embeddings=int4,encoder=int8
     python quantize.py cluster --model runs/demo/pruned --data demo --out runs/demo/clusters --epochs 1 --teacher self
     python quantize.py export --model runs/demo/pruned --data demo --out runs/demo/onnx --format onnx-int8
+    python quantize.py export --model runs/demo/cnn --data demo --out runs/demo/web --format web
 """
 
 import copy
@@ -53,6 +54,7 @@ from pocketbert.quantization.plan import (
 from pocketbert.quantization.runtime import open_runtime
 from pocketbert.quantization.sensitivity import divergence, keep_sensitive, sensitivity
 from pocketbert.quantization.sizes import bytes_table, fp32_bytes
+from pocketbert.quantization.web import HARD_TEXTS, different_ids, page_bytes, page_files
 from pocketbert.training.log import TrainingLog
 from pocketbert.training.optim import (
     OPTIMIZERS,
@@ -416,9 +418,10 @@ def parse_args_export(argv):
     parser.add_argument("--model", required=True, help="the fp32 model folder to export: an encoder, cnn, bag, "
                         "gru or lstm")
     parser.add_argument("--out", required=True, help="the model folder to write")
-    parser.add_argument("--format", choices=GRAPH_FILES, required=True,
+    parser.add_argument("--format", choices=[*GRAPH_FILES, "web"], required=True,
                         help="onnx: the graph; onnx-optimized: fused beforehand; onnx-int8: dynamic int8; openvino; "
-                        "openvino-int8: int8 with activation ranges from sample texts")
+                        "openvino-int8: int8 with activation ranges from sample texts; web: onnx-int8 and a page that "
+                        "runs it in the browser")
     parser.add_argument("--samples", type=cli.positive_int, default=512,
                         help="texts from which openvino-int8 reads the ranges of the activations")
     cli.add_common_flags(parser, data_required=False)
@@ -433,9 +436,10 @@ def main_export(argv):
     """Write a model as a graph for ONNX Runtime or OpenVINO, which run it without Python between two operators.
 
     The folder is a model folder like any other: evaluate.py measures it, `evaluate.py predict` answers with it.
-    Needs the packages of requirements-deploy.txt.
+    Needs the packages of requirements-deploy.txt; --format web needs `make web` too.
 
         python quantize.py export --model runs/demo/pruned --out runs/demo/onnx --format onnx-int8
+        python quantize.py export --model runs/demo/cnn --out runs/demo/web --format web
     """
     args = parse_args_export(argv[1:])
     check_out(args.out, sources=[args.model])
@@ -445,6 +449,12 @@ def main_export(argv):
     # 1. The fp32 model, and texts to look at
     model, tokenizer = open_float(args.model)
     model = to_dense(model)
+    graph_format = args.format
+    page = {}
+    if args.format == "web":
+        graph_format = "onnx-int8"
+        page = page_files(tokenizer)
+        model.config.text_length = text_length(model, args.max_length)  # the page reads it in config.json
     pad_id = tokenizer.pad_id
     data = None
     ids = random_ids(model.config)
@@ -460,8 +470,8 @@ def main_export(argv):
 
     with tempfile.TemporaryDirectory() as folder:
         # 2. Export
-        export_graph(model, args.format, folder, samples)
-        graph = open_runtime(folder, args.format, model.config)
+        export_graph(model, graph_format, folder, samples)
+        graph = open_runtime(folder, graph_format, model.config)
         # 3. Measure what was gained and lost
         report = {"latency_ratio": measure_time(graph, model, ids, args.batch_size, pad_id)}
         if data is not None:
@@ -469,10 +479,28 @@ def main_export(argv):
         # 4. The folder
         run = provenance("quantize.py", vars(args), argv, parent=parent_of(args.model), data=data, quantization=report,
                          validation=report.get("validation"))
-        save_model(model, tokenizer, args.out, run, graph=(args.format, folder))
+        save_model(model, tokenizer, args.out, run, graph=(graph_format, folder), beside=page)
     data_flags = cli.data_flags(args.data, args.data_dir, args.text, args.label)
     print_end(model, tokenizer, args.model, args.out, data_flags)
+    if page:
+        print_page(args.out, tokenizer, model.config.text_length, data.validation.texts if data else [])
     return run
+
+
+def print_page(folder, tokenizer, max_length, texts):
+    """Print what a page weighs, how many texts get other token ids in JavaScript, and how to look at it."""
+    own, runtime = page_bytes(folder)
+    print(f"page: {own / 1e6:.2f} MB for the model and the page, {runtime / 1e6:.1f} MB for the runtime")
+    texts = [*HARD_TEXTS, *texts]
+    different = different_ids(folder, texts, tokenizer(texts, max_length))
+    if different is None:
+        print("token ids in JavaScript: not compared, because node is not installed")
+    elif different:
+        print(f"WARNING: {len(different)} of {len(texts):,} texts get other token ids in JavaScript than in Python, "
+              f"the first of them {different[0]!r:.100}")
+    else:
+        print(f"token ids in JavaScript: those of Python, for each of {len(texts):,} texts")
+    print(f"next: {shlex.join(['python', '-m', 'http.server', '--directory', folder])}, and open http://localhost:8000")
 
 
 if __name__ == "__main__":

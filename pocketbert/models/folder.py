@@ -171,12 +171,13 @@ def check_out(folder, sources=()):
         raise PermissionError(f"--out {folder}: {existing} is no folder that can be written to")
 
 
-def save_model(model, tokenizer, folder, run, graph=None):
+def save_model(model, tokenizer, folder, run, graph=None, beside=None):
     """Write a model folder. A process that is killed at any moment leaves the old folder or the new one, or one that
     load_model refuses as unfinished: never a mixture (see files.replacing_files).
 
     run: the dictionary for run.json, of provenance.provenance; the hashes of the files are put into it
     graph: (form, folder) of an exported graph, which takes the place of model.safetensors (see quantization/graph.py)
+    beside: {name: path} of files to copy into the folder that are no part of the model (see quantization/web.py)
     """
     folder = Path(folder)
     check_out(folder)
@@ -194,6 +195,8 @@ def save_model(model, tokenizer, folder, run, graph=None):
         tokenizer.save(staging)
         run.update(hash_files(staging))
         write_json(run, staging / "run.json")
+        for name, path in (beside or {}).items():
+            shutil.copyfile(path, staging / name)
 
 
 def graph_keys(config, form, model):
