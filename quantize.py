@@ -467,6 +467,8 @@ def main_export(argv):
         sample_ids = tokenizer(take(data.train, args.samples, seed=args.seed).texts, max_length)
         samples = [(batch.input_ids, batch.attention_mask)
                    for batch in batches(sample_ids, None, args.batch_size, pad_id)]
+    if page:
+        compare_ids(tokenizer, HARD_TEXTS + (data.validation.texts if data else []), model.config.text_length)
 
     with tempfile.TemporaryDirectory() as folder:
         # 2. Export
@@ -483,16 +485,13 @@ def main_export(argv):
     data_flags = cli.data_flags(args.data, args.data_dir, args.text, args.label)
     print_end(model, tokenizer, args.model, args.out, data_flags)
     if page:
-        print_page(args.out, tokenizer, model.config.text_length, data.validation.texts if data else [])
+        print_page(args.out)
     return run
 
 
-def print_page(folder, tokenizer, max_length, texts):
-    """Print what a page weighs, how many texts get other token ids in JavaScript, and how to look at it."""
-    own, runtime = page_bytes(folder)
-    print(f"page: {own / 1e6:.2f} MB for the model and the page, {runtime / 1e6:.1f} MB for the runtime")
-    texts = [*HARD_TEXTS, *texts]
-    different = different_ids(folder, texts, tokenizer(texts, max_length))
+def compare_ids(tokenizer, texts, max_length):
+    """Print how many texts get other token ids in the browser than in Python: other ids are another sentence."""
+    different = different_ids(tokenizer, texts, max_length)
     if different is None:
         print("token ids in JavaScript: not compared, because node is not installed")
     elif different:
@@ -500,6 +499,12 @@ def print_page(folder, tokenizer, max_length, texts):
               f"the first of them {different[0]!r:.100}")
     else:
         print(f"token ids in JavaScript: those of Python, for each of {len(texts):,} texts")
+
+
+def print_page(folder):
+    """Print what a page weighs, and how to look at it."""
+    own, runtime = page_bytes(folder)
+    print(f"page: {own / 1e6:.2f} MB for the model and the page, {runtime / 1e6:.1f} MB for the runtime")
     print(f"next: {shlex.join(['python', '-m', 'http.server', '--directory', folder])}, and open http://localhost:8000")
 
 

@@ -126,7 +126,7 @@ class Chromium:
         end = time.monotonic() + PATIENCE
         while not self.evaluate(expression):
             if time.monotonic() > end:
-                raise TimeoutError(f"{expression} is still false; the page says {self.evaluate('document.body.innerText')!r}")
+                raise TimeoutError(f"{expression} stays false: {self.evaluate('document.body.innerText')!r}")
             time.sleep(0.02)
 
     def open(self, url, ready="document.documentElement.dataset.ready"):

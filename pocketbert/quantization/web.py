@@ -33,14 +33,14 @@ HARD_TEXTS = [  # for different_ids, beside the user's
     "", " ", "so good 😀👍🏽 ❤️", "Ça va très bien, naïve café!", "ΟΔΥΣΣΕΥΣ ΚΑΛΟΣ", "İstanbul'da güzel bir gün",
     "这部电影很好看。𠀀𠀁", "とても良い映画でした", "정말 좋아요", "هذا الفيلم رائع جدا", "סרט נהדר", "बहुत अच्छा",
     "@ann see https://t.co/x?a=1 #so_good", "[CLS] [SEP] [MASK] <s> </s>", "don't  stop\n\n\tnow…", "x" * 300,
-    "a\u200bb\ufeffc\x07d", "so good " * 2000]
+    "a\u200bb\ufeffc\x07d", "half a pair: \ud83d", "so good " * 2000]
 
 
 def page_files(tokenizer):
     """{name: path} of the files to copy beside the graph; an error of one line if there can be no page."""
     if tokenizer.cleaning not in CLEANINGS or tokenizer.num_ids > tokenizer.vocab_size:
-        raise UserError("--format web: BERTweet's tokenizer and its cleaning of the texts exist in Python only; distill "
-                        "into a student with a tokenizer of its own, or take --format onnx-int8")
+        raise UserError("--format web: BERTweet's tokenizer and its cleaning of the texts exist in Python only; "
+                        "distill into a student with a tokenizer of its own, or take --format onnx-int8")
     files = {name: BROWSER / name for name in PAGE}
     files |= {name: BROWSER / "node_modules" / path for name, path in RUNTIME.items()}
     if absent := [path.name for path in files.values() if not path.is_file()]:
@@ -55,16 +55,14 @@ def page_bytes(folder):
     return tuple(sum((folder / name).stat().st_size for name in names) for names in (own, RUNTIME))
 
 
-def different_ids(folder, texts, ids):
-    """The texts that get other ids in JavaScript than in Python; None if node is not installed.
-
-    ids: of the texts, in Python, at the length in the folder's config.json
-    """
+def different_ids(tokenizer, texts, max_length):
+    """The texts that get other token ids in JavaScript than in Python; None if node is not installed."""
     if shutil.which("node") is None:
         return None
-    rows = json.dumps(list(zip(texts, ids, strict=True)))
-    done = subprocess.run(["node", "check.js", str(Path(folder).resolve())], cwd=BROWSER, input=rows, text=True,
-                          capture_output=True)
+    asked = {"tokenizer": json.loads(tokenizer.backend.to_str()), "texts": texts, "ids": tokenizer(texts, max_length),
+             "config": {"text_length": max_length, "text_cleaning": tokenizer.cleaning}}
+    done = subprocess.run(["node", "check.js"], cwd=BROWSER, input=json.dumps(asked), text=True, capture_output=True)
     if done.returncode:
-        raise UserError(f"the tokenizer of {folder} cannot be opened in JavaScript: {done.stderr.strip()[-300:]!r}")
+        reason = next((line for line in done.stderr.splitlines() if "Error" in line), done.stderr[-200:])
+        raise UserError(f"--format web: this tokenizer cannot be opened in JavaScript ({reason}); take --format onnx-int8")
     return [texts[i] for i in json.loads(done.stdout)]

@@ -1,13 +1,12 @@
-// Run by quantize.py in node: how many texts get other ids than in Python?
+// Run by quantize.py in node: which texts get other token ids than in Python?
 //
-//     node check.js FOLDER < rows.json            // [[text, ids], ...]; prints the row numbers of those that differ
+//     node check.js < question.json               // {tokenizer, config, texts, ids}; prints [row numbers]
 
 import { readFileSync } from "node:fs";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { encoder } from "./tokens.js";
 
-const read = (path) => JSON.parse(readFileSync(path));
-const folder = process.argv[2];
-const encode = encoder(Tokenizer, read(`${folder}/tokenizer.json`), read(`${folder}/config.json`));
-const differs = ([text, ids]) => encode(text).ids.join() !== ids.join();
-console.log(JSON.stringify(read(0).flatMap((row, i) => (differs(row) ? [i] : []))));
+const { tokenizer, config, texts, ids } = JSON.parse(readFileSync(0));
+const encode = encoder(Tokenizer, tokenizer, config);
+const rows = texts.map((text, i) => (encode(text).ids.join() === ids[i].join() ? -1 : i));
+console.log(JSON.stringify(rows.filter((i) => i >= 0)));

@@ -5,7 +5,7 @@
 //
 // @huggingface/tokenizers does the work; here is what Python does around it, and two corrections.
 
-const LONG_TEXT = 32;      // characters for each token of text_length: longer texts are cut before they are tokenized
+const LONG_TEXT = 8;       // characters for each token of text_length: longer texts are cut before they are tokenized
 const MARGIN = 64;         // tokens that must lie between the tokens that are used and a cut at a blank
 const WORD_MARGIN = 1000;  // the same for a cut inside a word
 
@@ -26,7 +26,7 @@ export function encoder(Tokenizer, tokenizerJson, config) {
   const { prefix, suffix } = specials(tokenizer);
   const room = config.text_length - prefix.length - suffix.length;
   return (text) => {
-    const ids = tokenize(startOf(text, tokenize, config.text_length, room));
+    const ids = firstTokens(text, tokenize, LONG_TEXT * config.text_length, room);
     return { ids: [...prefix, ...ids.slice(0, room), ...suffix], cut: ids.length > room };
   };
 }
@@ -51,15 +51,15 @@ function specials(tokenizer) {
   return { prefix: whole.slice(0, start), suffix: whole.slice(start + bare.length) };
 }
 
-// A start of a long text that has the same first ids as the text: see encoding.start_of in Python.
-function startOf(text, tokenize, textLength, room) {
-  for (let length = LONG_TEXT * textLength; length < text.length; length *= 4) {
+// The ids of a text, or of a start of it that has the same first `room` ids: see encoding.start_of in Python.
+function firstTokens(text, tokenize, length, room) {
+  for (; length < text.length; length *= 4) {
     let end = text.lastIndexOf(" ", length - 1);
     const inWord = end < length / 2;
     if (inWord) end = length;
     while (!inWord && text[end - 1] === " ") end -= 1;
-    const start = text.slice(0, end);
-    if (tokenize(start).length >= room + (inWord ? WORD_MARGIN : MARGIN)) return start;
+    const ids = tokenize(text.slice(0, end));
+    if (ids.length >= room + (inWord ? WORD_MARGIN : MARGIN)) return ids;
   }
-  return text;
+  return tokenize(text);
 }
