@@ -31,7 +31,7 @@ FLAGS = ["--headless=new", "--remote-debugging-pipe", "--no-first-run", "--disab
 # Puts the pipes where Chromium looks for them, and becomes Chromium.
 START = ("import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
          "os.execvp(sys.argv[3], sys.argv[3:])")
-PATIENCE = 120  # seconds
+PATIENCE = 60  # seconds
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -124,7 +124,7 @@ class Chromium:
     def wait_for(self, expression):
         """Wait until the expression is true."""
         end = time.monotonic() + PATIENCE
-        while not self.evaluate(expression):
+        while not self.evaluate(f"Boolean({expression})"):
             if time.monotonic() > end:
                 raise TimeoutError(f"{expression} stays false: {self.evaluate('document.body.innerText')!r}")
             time.sleep(0.02)

@@ -64,5 +64,5 @@ def different_ids(tokenizer, texts, max_length):
     done = subprocess.run(["node", "check.js"], cwd=BROWSER, input=json.dumps(asked), text=True, capture_output=True)
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "Error" in line), done.stderr[-200:])
-        raise UserError(f"--format web: this tokenizer cannot be opened in JavaScript ({reason}); take --format onnx-int8")
+        raise UserError(f"--format web: JavaScript cannot open this tokenizer ({reason}); take --format onnx-int8")
     return [texts[i] for i in json.loads(done.stdout)]
