@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from pocketbert.models.folder import save_model
 from pocketbert.quantization.export import export_graph
+from pocketbert.quantization.web import PAGE
 from small_models import TEXTS, random_model
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +26,7 @@ def python(tmp_path_factory):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(source)]
     subprocess.run(build, check=True)
     [wheel] = folder.glob("pocketbert-*.whl")
+    assert {f"pocketbert/quantization/browser/{name}" for name in PAGE} < set(zipfile.ZipFile(wheel).namelist())
     venv.create(folder / "env", with_pip=True)
     interpreter = folder / "env" / "bin" / "python"
     subprocess.run([interpreter, "-m", "pip", "install", "--quiet", f"{wheel}[onnx]"], check=True)
