@@ -6,11 +6,14 @@ Setting weights to 0 makes no model faster; cutting them out does. A report says
 import torch
 
 from pocketbert.models.encoder import Attention, FeedForward
+from pocketbert.models.lora import LoraLinear
 from pocketbert.models.stored import StoredMatrix
 
 
 def matrix(module):
     """The dense weights (out, in) of a linear layer, whatever format they are stored in."""
+    if isinstance(module, LoraLinear):
+        return matrix(module.base) + module.delta()
     return module.dequantize() if isinstance(module, StoredMatrix) else module.weight
 
 
@@ -60,4 +63,5 @@ def columns_are_zero(layer):
 
 def rows_are_zero(layer):
     zero = (matrix(layer) == 0).all(dim=1)
-    return zero if layer.bias is None else zero & (layer.bias == 0)
+    bias = layer.base.bias if isinstance(layer, LoraLinear) else layer.bias
+    return zero if bias is None else zero & (bias == 0)
