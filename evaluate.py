@@ -6,6 +6,8 @@
     python evaluate.py cascade runs/demo/student runs/demo/teacher --data demo --out runs/cascade --max-drop 0.005
     python evaluate.py predict --model runs/demo/student "not a fan of the new app, sadly"
     python evaluate.py predict --model runs/demo/student --input tweets.csv --text text --out labels.jsonl
+    python evaluate.py card runs/demo/student
+    python evaluate.py push runs/demo/student org/name
 
 The rules of the table:
 - The test split is scored here and nowhere else. Without a labelled test file the validation texts are scored, and
@@ -19,6 +21,7 @@ The rules of the table:
 """
 
 import argparse
+import inspect
 import random
 import sys
 import time
@@ -45,6 +48,7 @@ from pocketbert.data.tables import read_texts
 from pocketbert.errors import BudgetMissed, UserError
 from pocketbert.evaluation.answers import Answerer, check_files, row_chunks, write_answers
 from pocketbert.evaluation.budget import WORDS, budget
+from pocketbert.evaluation.card import push, write_card
 from pocketbert.evaluation.cascade import cascade_predict, choose_threshold
 from pocketbert.evaluation.cascade_report import (
     BULK_TEXTS,
@@ -374,6 +378,8 @@ def main(argv=None):
         return main_predict(argv[1:])
     if argv[:1] == ["cascade"]:
         return main_cascade(argv[1:])
+    if argv[:1] in (["card"], ["push"]):
+        return main_card(argv)
     args = parse_args(argv)
 
     # The models and the data
@@ -451,6 +457,34 @@ def main_predict(argv):
     if is_complete and answerer.cut:
         print(f"{answerer.cut} of the texts: cut at {classifier.max_length} tokens", file=sys.stderr)
     return answerer.without_text
+
+
+def parse_card_args(argv):
+    parser = parser_for(inspect.cleandoc(main_card.__doc__), prog=f"evaluate.py {argv[0]}")
+    parser.add_argument("folder", metavar="FOLDER", help="a model folder that evaluate.py has measured")
+    if argv[0] == "push":
+        parser.add_argument("repo_id", metavar="ORG/NAME", help="the repository on the Hub; it is made if need be")
+        parser.add_argument("--private", action="store_true", help="if it is made: only its owner sees it")
+    parser.add_argument("--license", metavar="NAME", help='as the Hub spells it: "apache-2.0" (default: none)')
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user's error, too")
+    return parser.parse_args(argv[1:])
+
+
+def main_card(argv):
+    """Write a model card into a model folder (card), and upload both to the Hugging Face Hub (push).
+
+    The card is README.md: scores with intervals, size, milliseconds and the machine, the slices that lose most, and the
+    commands that make the folder again, from run.json and metrics.json.
+
+        python evaluate.py card runs/demo/student --license apache-2.0
+        python evaluate.py push runs/demo/student org/name
+    """
+    args = parse_card_args(argv)
+    path = write_card(args.folder, args.license)
+    print(f"{path} is written")
+    if argv[0] == "push":
+        print(push(args.folder, args.repo_id, args.private))
+    return str(path)
 
 
 if __name__ == "__main__":

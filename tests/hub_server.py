@@ -1,4 +1,4 @@
-"""A Hub of our own on 127.0.0.1: the part of the Hub's HTTP protocol that downloads one file.
+"""A Hub of our own on 127.0.0.1: the part of the Hub's HTTP protocol that downloads one file, or takes a folder.
 
     repos = {"org/tiny": {"main": {"config.json": b"{}", "model.safetensors": weights}},
              "datasets/org/tweets": {"main": {"train.jsonl": b"..."}}}
@@ -16,6 +16,7 @@ What it speaks, after what the client library huggingface_hub expects of the rea
     HEAD, GET /ID/resolve/REVISION/FILE     ETag, X-Repo-Commit. A file of `lfs_bytes` or more is a redirect to
                                             another host (here: another port), X-Linked-Etag, X-Linked-Size
     GET with Range: bytes=N-                206 and the rest of the file
+    POST /api/repos/create, /api/models/ID/preupload/main, /api/models/ID/commit/main: an upload, with the token
     renamed repository                      307 to the new id, relative Location
     errors                                  401, 403 or 404 with X-Error-Code: EntryNotFound, RevisionNotFound,
                                             RepoNotFound, GatedRepo
@@ -23,6 +24,7 @@ What it speaks, after what the client library huggingface_hub expects of the rea
 Faults to order, at any time: `cut`, `shorten`, `busy`, `stop`.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -127,6 +129,11 @@ class Port(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self):
+        self.hub.log.append(Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.receive(body)
+
     def log_message(self, *_):
         pass
 
@@ -139,7 +146,7 @@ class Port(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Connection", "close")
         self.end_headers()
-        if self.command == "GET":
+        if self.command in ("GET", "POST"):
             self.wfile.write(body[:cut_after])
         self.close_connection = True
 
@@ -183,6 +190,35 @@ class HubPort(Port):
         if repo in hub.gated and sent != f"Bearer {hub.token}":
             return self.answer(403 if sent else 401, X_Error_Code="GatedRepo")
         self.serve_file(repo, revision, unquote(match["file"]))
+
+    def receive(self, body):
+        """An upload: make the repository, say how each file travels (inside the commit), take the commit."""
+        hub = self.hub
+        if self.headers.get("Authorization") != f"Bearer {hub.token}":
+            return self.answer(401, b"{}")
+        if self.path == "/api/validate-yaml":
+            return self.answer_json({"errors": [], "warnings": []})
+        if self.path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = "/".join(part for part in (asked.get("organization"), asked["name"]) if part)
+            hub.repos.setdefault(repo, {"main": {}})
+            return self.answer_json({"url": f"{hub.url}/{repo}"})
+        match = re.fullmatch(r"/api/models/(?P<repo>.+)/(?P<what>preupload|commit)/main(\?.*)?", self.path)
+        if match is None or match["repo"] not in hub.repos:
+            return self.answer(404, b"{}")
+        if match["what"] == "preupload":
+            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                     for file in json.loads(body)["files"]]
+            return self.answer_json({"files": files})
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                content = base64.b64decode(line["value"]["content"])
+                hub.repos[match["repo"]]["main"][line["value"]["path"]] = content
+        commit = hub.commit(match["repo"])
+        self.answer_json({"commitUrl": f"{hub.url}/{match['repo']}/commit/{commit}", "commitOid": commit})
+
+    def answer_json(self, values):
+        self.answer(200, json.dumps(values).encode(), Content_Type="application/json")
 
     def serve_file(self, repo, revision, filename):
         """A small file itself, a large one as a redirect to the CDN."""
