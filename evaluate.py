@@ -310,8 +310,8 @@ def open_texts(label_names, data, test, data_dir="data", text=None, label=None):
 def parse_args(argv):
     parser = parser_for(__doc__)
     parser.add_argument("models", nargs="+", metavar="FOLDER", help="model folders; other files are left out")
-    parser.add_argument("--out", required=True, help="the folder for results.md, results.csv, results.json "
-                        "and the pictures")
+    parser.add_argument("--out", required=True, help="the folder for report.html, results.md, results.csv, "
+                        "results.json and the pictures")
     parser.add_argument("--baseline", help="the model that the others are compared with (default: the "
                         "largest file that is not an exported graph)")
     parser.add_argument("--timed", type=positive_int, default=64,

@@ -24,6 +24,7 @@ import evaluate
 from pocketbert.cli import run_script
 from pocketbert.data.splits import Dataset, Split
 from pocketbert.errors import UserError
+from pocketbert.evaluation.html import write_page
 from pocketbert.evaluation.opening import FromText, OpenModel
 from pocketbert.evaluation.report import results_table
 from pocketbert.files import read_json
@@ -250,8 +251,8 @@ def reported(tmp_path_factory, tokenizer):
 
 def test_report_writes_its_files_and_leaves_out_what_is_no_model(reported):
     assert {path.name for path in (reported.here / "report").iterdir()} == {
-        "results.md", "results.csv", "results.json", "score_size.png", "score_latency.png", "confusion.png",
-        "training.png"}
+        "report.html", "results.md", "results.csv", "results.json", "score_size.png", "score_latency.png",
+        "confusion.png", "training.png"}
     assert [row["name"] for row in reported.rows] == ["large", "mute"]
     for name in ("teacher_logits", "notes.txt"):
         assert f"{name} is not a model folder: left out" in reported.printed
@@ -270,6 +271,8 @@ def test_all_files_hold_the_numbers_that_main_returns(reported):
     table = results_table(reported.results)
     assert table in reported.page and table in reported.printed
     assert read_json(reported.here / "report" / "results.json") == reported.results.as_dict()
+    page = (reported.here / "report" / "report.html").read_text(encoding="utf-8")
+    assert page == write_page(read_json(reported.here / "report" / "results.json"))
     for row in reported.rows:
         metrics = read_json(reported.here / "runs" / row["name"] / "metrics.json")
         assert {key: metrics[key] for key in row} == row

@@ -4,13 +4,13 @@ import csv
 import json
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import search
 import train
+from page_reader import PageReader
 from pocketbert.errors import BudgetMissed, UserError
 from pocketbert.files import sha256
 from pocketbert.models.folder import load_model
@@ -44,26 +44,6 @@ def run(teacher, mine, out, budget="", *more, trials=4):
                         "--out", str(out), "--trials", str(trials), "--minutes", "2", "--budget", budget, *more])
 
 
-class Texts(HTMLParser):
-    """The cells of a page, and every address in it."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.cells = []
-        self.addresses = []
-        self.in_cell = False
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.in_cell = tag == "td"
-        self.addresses += [value for name, value in attributes if name in ("src", "href")]
-
-    def handle_data(self, text):
-        if self.in_cell:
-            self.cells.append(text)
-            self.in_cell = False
-
-
 def test_it_finds_a_model_inside_the_budget_whose_script_makes_the_same_bytes(teacher, mine, tmp_path):
     out = tmp_path / "found"
     row = run(teacher, mine, out, "keep>=0.5 size_mb<=1")
@@ -73,8 +53,8 @@ def test_it_finds_a_model_inside_the_budget_whose_script_makes_the_same_bytes(te
     assert row["size_mb"] == pytest.approx((size["model"] + size["tokenizer"]) / 1e6) and row["size_mb"] <= 1
     with open(out / "front.csv", newline="") as file:
         assert best.parent.name == "found" and row["model"] in [line["model"] for line in csv.DictReader(file)]
-    page = Texts((out / "front.html").read_text())
-    assert f"{row['size_mb']:.3f}" in page.cells and not page.addresses
+    page = PageReader((out / "front.html").read_text())
+    assert f"{row['macro_f1']:.4f}" in page.cells and page.addresses == ["data:,"] and not page.loose
     subprocess.run(["bash", str(best / "rebuild.sh"), str(tmp_path / "new")], cwd=ROOT, check=True, capture_output=True,
                    env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"})
     for name in ("tokenizer.json", *(name for name in ("model.onnx", "model.safetensors") if (best / name).exists())):

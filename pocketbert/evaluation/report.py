@@ -1,9 +1,10 @@
-"""A comparison as files: results.md, .csv and .json, pictures, and metrics.json beside each model."""
+"""A comparison as files: report.html, results.md, .csv and .json, pictures, and metrics.json beside each model."""
 
 import csv
 import io
 from pathlib import Path
 
+from pocketbert.evaluation.html import write_page
 from pocketbert.evaluation.model_warnings import SLOWER
 from pocketbert.evaluation.plots import plot_confusions, plot_histories, plot_scores
 from pocketbert.evaluation.tables import difference_cell, markdown_table
@@ -114,11 +115,12 @@ def write_report(results, out):
         pictures["training.png"] = "Training curves"
     write_text(results_csv(results), out / "results.csv")
     write_json(results.as_dict(), out / "results.json")
+    write_text(write_page(results.as_dict()), out / "report.html")
     lines = ["# Results", "", results_table(results), "", *[f"- {line}" for line in remarks(results)], "",
             "## F1 by class", "", per_class_table(results), "",
             *[f"![{title}]({name})" for name, title in pictures.items()]]
     write_text("\n".join(lines) + "\n", out / "results.md")
-    return ["results.md", "results.csv", "results.json", *pictures]
+    return ["report.html", "results.md", "results.csv", "results.json", *pictures]
 
 
 def write_metrics(results):

@@ -88,7 +88,8 @@ def write_front(rows, all_rows, results, out):
     write_text(file.getvalue(), out / "front.csv")
     plot_scores(results, "bytes_mb", "MB of the model file", out / "front.png")
     about = (f"Scores and times of {len(all_rows)} models on the half of the validation texts that chooses. "
-             "Red: no other model is at least as good in score, size and time at once. "
+             "Green in the picture, shaded in the table: no other model is at least as good in score, size and time at "
+             "once. "
              f"{len(rows)} models and the teacher were measured again on the other half: front.csv. "
              f"{hardware_line(results.hardware)}.")
     write_text(front_page(all_rows, front_of(all_rows), f"Small models for {results.data}", about), out / "front.html")
