@@ -201,7 +201,7 @@ test-unit: .venv/.installed-dev           ## the tests of functions: under a min
 	$(PYTEST) -m "not end_to_end"
 test-end-to-end: .venv/.installed-dev     ## the tests that run whole scripts, the chain and the Hub protocol
 	$(PYTEST) -m end_to_end
-test-release: .venv/.installed-dev web    ## a wheel in a new environment, the page in Chromium (needs package indexes)
+test-release: .venv/.installed-dev web    ## a wheel in a new environment, pages in Chromium (needs package indexes)
 	$(PYTHON) -m pytest -q tests/release
 web: $(BROWSER)/node_modules/.package-lock.json ## what quantize.py export --format web copies, from npm (node, npm)
 page: .venv/.installed-app                ## app.py: try, compare and translate in a browser, with the models below runs/
