@@ -209,7 +209,7 @@ def compare_two(shelf, names, upload, registered, data_dir, most):
     if len(getattr(data, split)) > most:
         data = replace(data, **{split: take(getattr(data, split), most, seed=0)})
     with shelf.measuring:
-        return compare(models, data, split=split, baseline=names[0], quick=True, references=False), data.notes
+        return compare(models, data, split=split, baseline=names[0], quick=True, references=()), data.notes
 
 
 def show_comparison(results, notes):

@@ -65,7 +65,7 @@ def test_type_compare_upload_and_download_without_an_error_in_the_console(addres
         browser.choose_file(tmp_path / "mine.csv")
         browser.wait_for_text("mine.csv")
         browser.click('button[kind="primary"]:not([disabled])', "Compare")
-        browser.wait_for_text("Kinds of texts", seconds=180)
+        browser.wait_for_text("Classes", seconds=60)
 
         browser.click("button", "Label a file")
         browser.wait_for_text("one text a line")

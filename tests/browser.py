@@ -89,7 +89,8 @@ class Browser:
         wait_for(lambda: text in self.text(), lambda: f"{text!r} does not appear in:\n{self.text()}", seconds)
 
     def find(self, selector, text=""):
-        """Wait for a visible element whose text, or whose label for a reader, has `text`; scroll to it; its middle."""
+        """Wait for a visible element whose text, or whose label for a reader, has `text`, and that has stopped moving;
+        scroll to it; its middle."""
         wanted = json.dumps([selector, text])
         script = f"""(() => {{ const [selector, text] = {wanted};
             const found = [...document.querySelectorAll(selector)].find(e => e.offsetParent &&
@@ -98,8 +99,14 @@ class Browser:
             found.scrollIntoView({{block: "center"}});
             const box = found.getBoundingClientRect();
             return [box.x + box.width / 2, box.y + box.height / 2]; }})()"""
-        wait_for(lambda: self.evaluate(script), lambda: f"no {selector} with {text!r} in:\n{self.text()}")
-        return self.evaluate(script)
+        places = [None, self.evaluate(script)]
+
+        def stands_still():
+            places[:] = [places[1], self.evaluate(script)]
+            return places[0] is not None and places[0] == places[1]
+
+        wait_for(stands_still, lambda: f"no {selector} with {text!r} in:\n{self.text()}")
+        return places[1]
 
     def click(self, selector, text=""):
         x, y = self.find(selector, text)
@@ -133,8 +140,9 @@ class Browser:
 def wait_for(condition, complaint, seconds=60):
     """Ask ten times a second until the condition holds. complaint: a text, or a function that makes one"""
     end = time.monotonic() + seconds
-    while not (value := condition()):
+    while True:
+        time.sleep(0.1)
+        if value := condition():
+            return value
         if time.monotonic() > end:
             raise AssertionError(complaint() if callable(complaint) else complaint)
-        time.sleep(0.1)
-    return value
