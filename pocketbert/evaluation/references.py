@@ -162,10 +162,10 @@ class FastText(Reference):
                 file.write("\n".join(lines) + "\n")
             self.model = fasttext.train_supervised(f"{folder}/train.txt", wordNgrams=2, minn=3, maxn=5, dim=50,
                                                    epoch=10, lr=0.3, bucket=200_000, thread=1, seed=0, verbose=0)
+            self.parameters = self.model.get_input_matrix().size + self.model.get_output_matrix().size
             self.finish(f"{folder}/train.txt")
             self.model.save_model(f"{folder}/model.bin")
             self.bytes = os.path.getsize(f"{folder}/model.bin")
-        self.parameters = self.model.get_input_matrix().size + self.model.get_output_matrix().size
 
     def finish(self, training_file):
         """What a subclass does to the trained model before it is measured."""
