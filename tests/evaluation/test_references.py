@@ -39,7 +39,7 @@ def test_majority_answers_the_most_frequent_class_with_the_shares_as_probabiliti
 def test_tf_idf_gives_scikit_learns_own_answers(labels):
     from sklearn.linear_model import LogisticRegression
     data = data_of(labels)
-    [_, model] = reference_models(data)
+    model = reference_models(data)[1]
     texts = [f"a {word} thing" for word in WORDS if WORDS.index(word) in labels]
     logits = answers(model, texts)
     assert logits.argmax(-1).tolist() == sorted(set(labels))
@@ -53,7 +53,7 @@ def test_tf_idf_gives_scikit_learns_own_answers(labels):
 
 
 def test_bytes_of_tf_idf_are_those_of_its_numbers_and_words():
-    [_, model] = reference_models(data_of([0, 1, 2] * 40))
+    model = reference_models(data_of([0, 1, 2] * 40))[1]
     columns = model.coefficients.shape[1]
     assert 4 * 3 * columns < model.bytes < 4 * 3 * columns + 1000
     words = sum(len(word.encode()) + 1 for _, part in model.vectorizer.transformer_list
