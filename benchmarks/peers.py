@@ -121,11 +121,12 @@ class TransformersInt8(Reference):
         self.parameters = sum(weight.numel() for weight in model.parameters())
         self.tokenizer_bytes = tokenizer_bytes(self.tokenizer)
         example = self.tokenizer(["one text", "two"], padding=True, return_tensors="pt")
-        self.inputs = ["input_ids", "attention_mask"]  # in the order of the model's arguments; the rest has defaults
+        self.inputs = ["input_ids", "attention_mask"]  # in the order of its arguments
         axes = {name: {0: "batch", 1: "tokens"} for name in self.inputs} | {"logits": {0: "batch"}}
         with tempfile.TemporaryDirectory() as folder:
-            torch.onnx.export(model, tuple(example[name] for name in self.inputs), f"{folder}/fp32.onnx", dynamo=False, opset_version=17,
-                              input_names=self.inputs, output_names=["logits"], dynamic_axes=axes)
+            torch.onnx.export(model, tuple(example[name] for name in self.inputs), f"{folder}/fp32.onnx",
+                              dynamo=False, opset_version=17, input_names=self.inputs, output_names=["logits"],
+                              dynamic_axes=axes)
             quantize_dynamic(f"{folder}/fp32.onnx", f"{folder}/int8.onnx")
             self.bytes = Path(f"{folder}/int8.onnx").stat().st_size
             options = onnxruntime.SessionOptions()
