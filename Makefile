@@ -222,7 +222,7 @@ kills: .venv/.installed                   ## kill -9 at 100 random moments: do a
 # Only files of ours are removed, by name, and then the folders that are empty.
 OURS      := .unfinished_save config.json model.safetensors model.onnx openvino_model.xml \
              openvino_model.bin tokenizer.json run.json metrics.json
-OURS_HERE := results.md results.csv results.json score_size.png score_latency.png confusion.png training.png
+OURS_HERE := report.html results.md results.csv results.json score_size.png score_latency.png confusion.png training.png
 
 clean:                                    ## remove this chain's models and report; all other files stay
 	@for folder in $(STEPS:%=$(RUNS)/%); do \
