@@ -234,16 +234,21 @@ def search_folder(out, settings):
     handle = os.open(out, os.O_RDONLY)
     try:
         lock(handle, out)
-        if (out / "search.json").is_file():
-            check_settings(read_json(out / "search.json"), settings, out)
-        elif any(not path.name.startswith(".tmp.") for path in out.iterdir()):
-            raise UserError(f"--out {out} holds files but no search.json, so it is no search of ours and is left "
-                            "alone; name another folder")
-        else:
-            write_json(settings, out / "search.json")
+        claim(out, "search.json", settings)
         yield
     finally:
         os.close(handle)
+
+
+def claim(out, mark, settings):
+    """Mark the folder OUT as that of a search with these settings, or see that it is. mark: the name of a file in it"""
+    if (out / mark).is_file():
+        check_settings(read_json(out / mark), settings, out)
+    elif any(not path.name.startswith(".tmp.") for path in out.iterdir()):
+        raise UserError(f"--out {out} holds files but no {mark}, so it is no search of ours and is left alone; name "
+                        "another folder")
+    else:
+        write_json(settings, out / mark)
 
 
 def lock(handle, out):
@@ -454,18 +459,6 @@ def data_argv(given):
             for part in (f"--{name.replace('_', '-')}", given[name])]
 
 
-def claim_folder(out, settings):
-    """Make the folder OUT, or see that it is of the same search. Several processes may work in it."""
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / "pareto.json").is_file():
-        check_settings(read_json(out / "pareto.json"), settings, out)
-    elif any(not path.name.startswith(".tmp.") for path in out.iterdir()):
-        raise UserError(f"--out {out} holds files but no pareto.json, so it is no search of ours and is left alone; "
-                        "name another folder")
-    else:
-        write_json(settings, out / "pareto.json")
-
-
 def fine_tuned(teacher, out, data):
     """The folder of the teacher; a checkpoint without a head is fine-tuned first, as in the README's first command."""
     if not is_pretrained_only(teacher):
@@ -509,7 +502,8 @@ def main_pareto(argv):
                 "data": load_dataset(args.data, args.data_dir, args.text, args.label).fingerprint,
                 "models": {args.teacher: parent_of(args.teacher)["sha256"]},
                 "texts": {name: hash_texts(unlabelled_texts(name, args.data_dir)[0]) for name in args.unlabelled}}
-    claim_folder(out, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    claim(out, "pareto.json", settings)
 
     # 1. The teacher, and the two halves of the validation texts
     teacher = fine_tuned(args.teacher, out, training)

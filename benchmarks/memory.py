@@ -32,7 +32,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from pocketbert.cli import data_flags, nonnegative_float, parser_for, positive_int, run_script
+from pocketbert.cli import nonnegative_float, parser_for, positive_int, run_script
 from pocketbert.errors import UserError
 from pocketbert.evaluation.plots import figure_file
 from pocketbert.evaluation.tables import markdown_table
@@ -89,8 +89,8 @@ class LiveTensors(TorchDispatchMode):
         self.live = WeakIdKeyDictionary()
         self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
 
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        made = operator(*args, **(kwargs or {}))
+    def __torch_dispatch__(self, operator, types, inputs=(), named_inputs=None):
+        made = operator(*inputs, **(named_inputs or {}))
         tree_map_only(torch.Tensor, self.note, made)
         return made
 
@@ -230,9 +230,10 @@ def main(argv=None):
             print(f"{way.name}: peak {found[way.name]['peak_mb']:,.0f} MB, macro-F1 {found[way.name]['macro_f1']:.4f}")
     run = provenance("benchmarks/memory.py", vars(args), argv)
     page = ["# The memory of training", "", table_of(found), "",
-            f"{Path(args.model).name}, {run_data(args)}, batches of {args.batch_size} texts of at most {args.tokens} "
-            f"tokens, {args.epochs} epochs, one seed. The first four columns are counted on a batch of {args.tokens} "
-            "tokens; the peak is that of the process of train.py, or of the GPU's tensors where there is one. Texts/s: "
+            f"{Path(args.model).name}, {args.max_train:,} texts of {args.data}, batches of {args.batch_size} texts of "
+            f"at most {args.tokens} tokens, {args.epochs} epochs, one seed. The first four columns are counted on a "
+            f"batch of {args.tokens} tokens; the peak is that of the process of train.py, or of the GPU's tensors where "
+            "there is one. Texts/s: "
             f"validation included. {hardware_line()}; commit {run['commit']}.", "", "![memory](memory.png)", "",
             PUBLISHED]
     write_text("\n".join(page) + "\n", Path(args.out) / "memory.md")
@@ -240,10 +241,6 @@ def main(argv=None):
     draw(found, Path(args.out) / "memory.png")
     print("\n".join(page))
     return found
-
-
-def run_data(args):
-    return f"{args.max_train:,} texts of {data_flags(args.data, None, None, None).removeprefix('--data ')}"
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class FrozenEncoder(Regression):
         self.model = AutoModel.from_pretrained(encoder).eval()
         self.size = sum(weight.numel() for weight in self.model.parameters())
         self.bytes = 4 * self.size
-        self.tokenizer_bytes = tokenizer_bytes(self.tokenizer)
+        self.tokenizer_bytes = saved_bytes(self.tokenizer)
         self.fit(texts, labels)
 
     @torch.inference_mode()
@@ -119,7 +119,7 @@ class TransformersInt8(Reference):
         self.tokenizer = AutoTokenizer.from_pretrained(teacher)
         model = AutoModelForSequenceClassification.from_pretrained(teacher, attn_implementation="eager").eval()
         self.parameters = sum(weight.numel() for weight in model.parameters())
-        self.tokenizer_bytes = tokenizer_bytes(self.tokenizer)
+        self.tokenizer_bytes = saved_bytes(self.tokenizer)
         example = self.tokenizer(["one text", "two"], padding=True, return_tensors="pt")
         self.inputs = ["input_ids", "attention_mask"]  # in the order of its arguments
         axes = {name: {0: "batch", 1: "tokens"} for name in self.inputs} | {"logits": {0: "batch"}}
@@ -138,7 +138,7 @@ class TransformersInt8(Reference):
         return torch.from_numpy(self.session.run(None, {name: arrays[name] for name in self.inputs})[0])
 
 
-def tokenizer_bytes(tokenizer):
+def saved_bytes(tokenizer):
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return sum(path.stat().st_size for path in Path(folder).iterdir())

@@ -12,12 +12,10 @@ from pocketbert.errors import UserError
 from pocketbert.evaluation.lineage import rebuild_commands
 from pocketbert.evaluation.tables import markdown_table
 from pocketbert.files import read_json, write_text
+from pocketbert.models.folder import FOLDER_FILES
 
 SIGNATURE = "<!-- written by evaluate.py card -->"
 WORST = 5  # slices
-
-FILES = ("README.md", "config.json", "run.json", "metrics.json", "tokenizer.json", "model.safetensors", "model.onnx",
-         "openvino_model.xml", "openvino_model.bin", "adapter_config.json", "adapter_model.safetensors")
 
 
 def write_card(folder, license_name=None):
@@ -56,9 +54,9 @@ def front_matter(name, run, metrics, license_name):
     measured = {"task": {"type": "text-classification"},
                 "dataset": {"name": metrics["data"], "type": metrics["data"], "split": metrics["split"]},
                 "metrics": [{"type": "f1", "name": "macro-F1", "value": round(metrics["macro_f1"], 4),
-                             "args": {"average": "macro", "interval_95": interval(metrics, "f1")}},
+                             "args": {"average": "macro", "interval_95": rounded_interval(metrics, "f1")}},
                             {"type": "accuracy", "value": round(metrics["accuracy"], 4),
-                             "args": {"interval_95": interval(metrics, "accuracy")}}]}
+                             "args": {"interval_95": rounded_interval(metrics, "accuracy")}}]}
     head = {"pipeline_tag": "text-classification", "tags": ["pocketbert", *metrics.get("formats", [])],
             "datasets": [metrics["data"]], "model-index": [{"name": name, "results": [measured]}]}
     if run.get("parent"):
@@ -69,14 +67,14 @@ def front_matter(name, run, metrics, license_name):
     return "\n".join(["---", *lines, "---"])
 
 
-def interval(metrics, score):
+def rounded_interval(metrics, score):
     return [round(metrics[f"{score}_low"], 4), round(metrics[f"{score}_high"], 4)]
 
 
 def scores(metrics):
     """The scores as sentences, and a table by class."""
-    low, high = interval(metrics, "f1")
-    accuracy_low, accuracy_high = interval(metrics, "accuracy")
+    low, high = rounded_interval(metrics, "f1")
+    accuracy_low, accuracy_high = rounded_interval(metrics, "accuracy")
     rows = [["class", "precision", "recall", "F1", "texts"]]
     for label, values in metrics["per_class"].items():
         rows.append([one_line(label), *(f"{values[score]:.3f}" for score in ("precision", "recall", "f1")),
@@ -133,7 +131,7 @@ def push(folder, repo_id, private=False):
     api = HfApi()
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES),
+        api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=["README.md", *FOLDER_FILES],
                           commit_message="model folder and card")
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
         raise UserError(f"{repo_id} was not uploaded: {str(error).splitlines()[0]}") from error

@@ -6,12 +6,8 @@ takes turns with the teacher, and its milliseconds are
     (teacher's median of the first measurement) * median over the texts of (model's time / teacher's time)
 """
 
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +16,8 @@ from pocketbert.data.splits import Split
 from pocketbert.evaluation.budget import SCORES
 from pocketbert.evaluation.metrics import quality
 from pocketbert.evaluation.opening import OpenModel, open_one
+from pocketbert.evaluation.resources import start_cold
+from pocketbert.models.opening import text_length
 
 TIMED = 48  # single texts, and an eighth as many batches of 32
 CPU = torch.device("cpu")
@@ -73,7 +71,8 @@ def costs_of(model, ids, bench):
     """{"size_mb", "ms_1", "ms_32"} of an OpenModel."""
     costs = {"size_mb": (model.bytes + model.tokenizer_bytes) / 1e6}
     if bench.wants_memory:
-        costs["memory_mb"] = peak_memory_mb(model.folder)
+        length = text_length(model.model, None)
+        costs["memory_mb"] = start_cold(model.folder, bench.texts.texts, length)["peak_memory_mb"]
     both = {"teacher": bench.teacher, "model": model}
     ids_of_both = {"teacher": bench.ids, "model": ids}
     for batch_size, count in ((1, TIMED), (32, TIMED // 8)):
@@ -84,16 +83,6 @@ def costs_of(model, ids, bench):
         ratio = float(np.median(times["model"] / times["teacher"]))
         costs[f"ms_{batch_size}"] = teacher_ms * ratio
     return costs
-
-
-def peak_memory_mb(folder):
-    """The peak resident memory of a process that opens a folder and answers one text, in 10^6 bytes."""
-    program = (f"from pocketbert import Classifier; from pocketbert.memory import peak_bytes; "
-               f"Classifier({folder!r})('a text'); print(peak_bytes())")
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    return int(done.stdout.split()[-1]) / 1e6
 
 
 def meets_costs(row, conditions, bench):
