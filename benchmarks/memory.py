@@ -230,10 +230,10 @@ def main(argv=None):
             print(f"{way.name}: peak {found[way.name]['peak_mb']:,.0f} MB, macro-F1 {found[way.name]['macro_f1']:.4f}")
     run = provenance("benchmarks/memory.py", vars(args), argv)
     page = ["# The memory of training", "", table_of(found), "",
-            f"{Path(args.model).name}, {args.max_train:,} texts of {args.data}, batches of {args.batch_size} texts of "
-            f"at most {args.tokens} tokens, {args.epochs} epochs, one seed. The first four columns are counted on a "
-            f"batch of {args.tokens} tokens; the peak is that of the process of train.py, or of the GPU's tensors where "
-            "there is one. Texts/s: "
+            f"{Path(args.model).name}, {args.max_train:,} texts of {args.data}, batches of {args.batch_size} texts "
+            f"of at most {args.tokens} tokens, {args.epochs} epochs, one seed. The first four columns are counted on a "
+            f"batch of {args.tokens} tokens; the peak is that of the process of train.py, or of the GPU's tensors "
+            "where there is one. Texts/s: "
             f"validation included. {hardware_line()}; commit {run['commit']}.", "", "![memory](memory.png)", "",
             PUBLISHED]
     write_text("\n".join(page) + "\n", Path(args.out) / "memory.md")
