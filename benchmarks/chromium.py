@@ -139,22 +139,27 @@ class Chromium:
         """Enter a text where the focus is, as a keyboard does."""
         self.call("Input.insertText", text=text)
 
-    def press(self, key):
-        """Press and release a key: Escape, Tab."""
+    def press(self, key, control=False):
+        """Press and release a key: Tab, Enter, Escape or a blank, perhaps with Control."""
+        code = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}[key]
+        typed = {"Enter": "\r", " ": " "}.get(key)
         for kind in ("keyDown", "keyUp"):
-            code = {"Escape": 27, "Tab": 9}[key]
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            text = {"text": typed} if typed and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code,
+                      modifiers=2 if control else 0, **text)
 
     def requests(self):
         """The URLs that the page has asked for."""
         return [event["params"]["request"]["url"] for event in self.events
                 if event["method"] == "Network.requestWillBeSent"]
 
-    def complaints(self):
-        """What the page has written to the console as an error or a warning, and its uncaught errors."""
-        found = [event["params"]["entry"]["text"] for event in self.events if event["method"] == "Log.entryAdded"]
+    def complaints(self, levels=("error", "warning")):
+        """What the page has written to the console at these levels, and its uncaught errors."""
+        found = [f"{event['params']['entry']['text']} {event['params']['entry'].get('url', '')}"
+                 for event in self.events if event["method"] == "Log.entryAdded"
+                 and event["params"]["entry"]["level"] in levels]
         found += [str(event["params"]["args"]) for event in self.events
-                  if event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning")]
+                  if event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in levels]
         return found + [str(event["params"]) for event in self.events if event["method"] == "Runtime.exceptionThrown"]
 
     def screenshot(self, path, width, height, dark=False):

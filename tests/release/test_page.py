@@ -51,7 +51,7 @@ def test_type_compare_upload_and_download_without_an_error_in_the_console(addres
     rows = "".join(f"{text},{label}\n" for text, label in zip(TEXTS * 3, LABELS * 6, strict=True))
     (tmp_path / "mine.csv").write_text("text,label\n" + rows)
     with Browser(width, 900, tmp_path) as browser:
-        browser.open(address)
+        browser.open(f"{address}/", ready="true")
         browser.find("button", "Label")
         browser.click("textarea")
         browser.type("the <b>train</b> is late")
@@ -78,12 +78,12 @@ def test_type_compare_upload_and_download_without_an_error_in_the_console(addres
         assert len(labelled.read_text().splitlines()) == 19
 
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
-        assert not browser.problems
+        assert not browser.complaints(("error",))
 
 
 def test_the_keyboard_is_enough_to_get_an_answer(address, tmp_path):
     with Browser(1280, 900, tmp_path) as browser:
-        browser.open(address)
+        browser.open(f"{address}/", ready="true")
         browser.find("textarea")
         for _ in range(30):
             browser.press("Tab")
