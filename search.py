@@ -70,7 +70,7 @@ from pocketbert.search.end import (
     write_front,
 )
 from pocketbert.search.measure import make_bench
-from pocketbert.search.pareto import OutOfTime, Task, try_candidate
+from pocketbert.search.pareto import OutOfTime, Task, bring_here, rows_here, try_candidate
 from pocketbert.search.space import (
     SPACES,
     flag_text,
@@ -532,11 +532,14 @@ def main_pareto(argv):
         study.optimize(partial(try_candidate, task=task), n_trials=1, catch=(OutOfTime,))
 
     # 3. The choice on one half, the report on the other
-    rows = [row for trial in records(study) for row in trial["rows"]]
+    rows = rows_here(records(study), out)
     if args.keep_on == "low":
         rows = [row | {"keep": row["keep_low"]} for row in rows]
     chosen = choose(rows, args.budget, bench.row)
-    front = to_measure_again(rows, chosen)
+    if chosen and not Path(chosen["folder"]).is_dir():
+        print(f"training {chosen['folder']}, which another worker has found")
+        bring_here(chosen, records(study), task)
+    front = [row for row in to_measure_again(rows, chosen) if Path(row["folder"]).is_dir()]
     if front:
         models = open_models([teacher, *(row["folder"] for row in front)], ["teacher", *(
             Path(row["folder"]).name for row in front)], args.device)

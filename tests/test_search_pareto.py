@@ -114,3 +114,14 @@ def test_two_workers_share_one_study(teacher, mine, tmp_path):
     study = search.open_pareto_study(open_storage(tmp_path / "front" / "study.db"), "pareto", ["bag"], 0)
     processes = {trial.user_attrs["worker"][1] for trial in study.trials if "worker" in trial.user_attrs}
     assert len(processes) == 2
+
+
+def test_a_worker_with_a_folder_of_its_own_goes_on_with_the_trials_of_a_storage_and_makes_their_best_model(
+        teacher, mine, tmp_path):
+    storage = ("--storage", str(tmp_path / "shared.db"))
+    first = run(teacher, mine, tmp_path / "one", "keep>=0.1", *storage)
+    second = run(teacher, mine, tmp_path / "two", "keep>=0.1", *storage)  # the trials are done: it trains no other
+    assert first["model"] == second["model"]
+    assert [folder.name for folder in (tmp_path / "two" / "models").glob("bag-*")] == [second["model"]]
+    assert (sha256(tmp_path / "one" / "best" / "model.safetensors")
+            == sha256(tmp_path / "two" / "best" / "model.safetensors"))

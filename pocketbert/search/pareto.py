@@ -143,6 +143,20 @@ def form_argv(form, folder, target):
     return [*where, "--force"] if form == "int8" else ["export", *where, "--format", form]
 
 
+def rows_here(trials, out):
+    """The rows of trials (study.records), with their folders in OUT/models: another worker may have another OUT."""
+    return [row | {"folder": str(out / "models" / Path(row["folder"]).name)} for trial in trials
+            for row in trial["rows"]]
+
+
+def bring_here(row, trials, task):
+    """Train and convert the model of a row, if another worker's OUT has it and not this one."""
+    name = Path(row["folder"]).name
+    for trial in trials:
+        if any(Path(other["folder"]).name == name for other in trial["rows"]):
+            return rows_of(trial["candidate"], trial["epochs"], task)
+
+
 # ---- before training -------------------------------------------------------------------------------------
 
 def can_be_afforded(candidate, task):
