@@ -503,10 +503,12 @@ def main_pareto(argv):
                 "models": {args.teacher: parent_of(args.teacher)["sha256"]},
                 "texts": {name: hash_texts(unlabelled_texts(name, args.data_dir)[0]) for name in args.unlabelled}}
     out.mkdir(parents=True, exist_ok=True)
-    claim(out, "pareto.json", settings)
 
     # 1. The teacher, and the two halves of the validation texts
-    teacher = fine_tuned(args.teacher, out, training)
+    with locked(out):  # of workers that start at once, one makes these folders, and the others wait
+        claim(out, "pareto.json", settings)
+        teacher = fine_tuned(args.teacher, out, training)
+        labeller = int8_of(teacher, out, training)
     data = open_data(args.data, args.data_dir, args.text, args.label, args.max_train, args.seed)
     data = align_labels(data, load_model(teacher)[0].config.label_names)
     choosing, reporting = halves(data.validation)
@@ -517,12 +519,11 @@ def main_pareto(argv):
     print(f"teacher: macro-F1 {bench.row['macro_f1']:.4f}, {bench.row['size_mb']:.1f} MB, {bench.row['ms_1']:.2f} ms")
     task = Task(out, bench, args.budget, kinds,
                 {"distill": distill.main, "prune": prune.main, "quantize": quantize.main},
-                lambda candidate: open_model(recipe_of(candidate, 0), data)[:2], teacher,
-                int8_of(teacher, out, training), training, texts)
+                lambda candidate: open_model(recipe_of(candidate, 0), data)[:2], teacher, labeller,
+                training, texts)
 
     # 2. Candidates, until the time is over
-    with open(out / "pareto.json") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # two workers that start at once: one makes the tables, the other waits
+    with locked(out):
         study = open_pareto_study(open_storage(args.storage or out / "study.db"), args.study, kinds, args.seed)
         claim_study(study, settings, args.storage or out)
     bench.row = same_teacher(study, bench.row)

@@ -110,7 +110,7 @@ def test_two_workers_share_one_study(teacher, mine, tmp_path):
     workers = [subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                for _ in range(2)]
     outputs = [worker.communicate(timeout=200) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert [worker.returncode for worker in workers] == [0, 0], "".join(errors for _, errors in outputs)
     study = search.open_pareto_study(open_storage(tmp_path / "front" / "study.db"), "pareto", ["bag"], 0)
     processes = {trial.user_attrs["worker"][1] for trial in study.trials if "worker" in trial.user_attrs}
     assert len(processes) == 2

@@ -15,6 +15,7 @@ import warnings
 from datetime import datetime, timedelta
 
 import optuna
+import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.trial import TrialState
 
@@ -36,13 +37,26 @@ def open_storage(where):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Optuna's "experimental"
-                return optuna.storages.RDBStorage(url, **options)
+                storage = optuna.storages.RDBStorage(url, **options)
+            if storage.engine.dialect.name == "sqlite":
+                take_turns(storage.engine)
+            return storage
         except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
             problem = str(error).splitlines()[0]
-            if isinstance(error, ImportError):
+            if not isinstance(error, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError)):
                 break
         time.sleep(0.2 * attempt)  # another worker makes the tables at this moment
     raise UserError(f"--storage {where} cannot be opened: {problem}")
+
+
+def take_turns(engine):
+    """Let each transaction in an SQLite file begin with the lock for writing.
+
+    Python's sqlite3 reads without a transaction, so two workers could both read that a trial waits, and both take it.
+    """
+    sqlalchemy.event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    sqlalchemy.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # the connections that are open already begin as before
 
 
 def claim_study(study, settings, where):

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -93,3 +94,17 @@ def test_workers_that_start_at_the_same_moment_make_the_tables_once(tmp_path):
     errors = [worker.communicate()[1].decode() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0, 0], errors
     assert len(optuna.load_study(study_name="s", storage=open_storage(tmp_path / "a.db")).trials) == 3
+
+
+def test_of_many_workers_that_ask_at_once_each_gets_a_waiting_trial_of_its_own(tmp_path):
+    study = optuna.create_study(study_name="s", storage=open_storage(tmp_path / "s.db"))
+    for i in range(24):
+        study.enqueue_trial({"x": float(i)})
+
+    def worker(_):
+        mine = optuna.load_study(study_name="s", storage=open_storage(tmp_path / "s.db"))
+        return [mine.ask().number for _ in range(6)]
+
+    with ThreadPoolExecutor(4) as pool:
+        numbers = [number for asked in pool.map(worker, range(4)) for number in asked]
+    assert sorted(numbers) == list(range(24))
