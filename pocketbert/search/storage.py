@@ -14,6 +14,7 @@ import time
 import warnings
 from datetime import datetime, timedelta
 
+import numpy as np
 import optuna
 import sqlalchemy.event
 import sqlalchemy.exc
@@ -110,5 +111,9 @@ def begun(study, before=None):
 
 
 def worker_seed(seed, study, shared):
-    """Another seed after each interruption and in each worker, or the sampler would suggest the same values again."""
-    return (seed + len(study.trials) + (os.getpid() if shared else 0)) % 2 ** 32
+    """Another seed after each interruption and in each worker, or the sampler would suggest the same values again.
+
+    A hash of the three numbers: their sum would be equal for a process that starts one trial later than the next one.
+    """
+    numbers = (seed % 2 ** 32, len(study.trials), os.getpid() if shared else 0)
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -11,7 +11,15 @@ import optuna
 import pytest
 
 from pocketbert.errors import UserError
-from pocketbert.search.storage import begun, claim_study, fail_lost_trials, open_storage, this_worker
+from pocketbert.search import storage as storage_module
+from pocketbert.search.storage import (
+    begun,
+    claim_study,
+    fail_lost_trials,
+    open_storage,
+    this_worker,
+    worker_seed,
+)
 
 ROOT = Path(__file__).parents[2]
 HERE = socket.gethostname()
@@ -108,3 +116,13 @@ def test_of_many_workers_that_ask_at_once_each_gets_a_waiting_trial_of_its_own(t
     with ThreadPoolExecutor(4) as pool:
         numbers = [number for asked in pool.map(worker, range(4)) for number in asked]
     assert sorted(numbers) == list(range(24))
+
+
+def test_a_worker_that_starts_a_trial_later_has_another_seed_than_the_next_process(study, monkeypatch):
+    seeds = set()
+    for _ in range(3):
+        for process in range(100, 103):
+            monkeypatch.setattr(storage_module.os, "getpid", lambda process=process: process)
+            seeds.add(worker_seed(0, study, shared=True))
+        study.ask()
+    assert len(seeds) == 9 and worker_seed(-1, study, shared=False) == worker_seed(-1, study, shared=False)
