@@ -194,7 +194,7 @@ def draw(found, path):
         peaks = [found[name]["peak_mb"] - found[name]["start_mb"] for name in names]
         axis.plot(peaks, names, "k|", markersize=14, label="measured peak, less the process's start")
         axis.set_xlabel("MB")
-        axis.legend(loc="lower right", fontsize=8)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=5, fontsize=8)
 
 
 def main(argv=None):
@@ -233,8 +233,9 @@ def main(argv=None):
             f"{Path(args.model).name}, {args.max_train:,} texts of {args.data}, batches of {args.batch_size} texts "
             f"of at most {args.tokens} tokens, {args.epochs} epochs, one seed. The first four columns are counted on a "
             f"batch of {args.tokens} tokens; the peak is that of the process of train.py, or of the GPU's tensors "
-            "where there is one. Texts/s: "
-            f"validation included. {hardware_line()}; commit {run['commit']}.", "", "![memory](memory.png)", "",
+            "where there is one. A process has more than the four: what it starts with, the data, what validation and "
+            f"saving take, and what the allocator keeps. Texts/s: validation included. {hardware_line()}; "
+            f"commit {run['commit']}.", "", "![memory](memory.png)", "",
             PUBLISHED]
     write_text("\n".join(page) + "\n", Path(args.out) / "memory.md")
     write_json({"ways": found, "run": run}, Path(args.out) / "memory.json")
